@@ -1,0 +1,94 @@
+# make demo     set up, build the sample corpus from files on this machine, train a tiny mixture of experts on it
+# make test     set up, pass the tests
+# make <stage>  run a recipe up to and including a stage:  make dedup RECIPE=recipes.sample SET="dedup_near.threshold=0.8"
+
+PYTHON  ?= python3
+RECIPE  ?= recipes.sample
+ROOT    ?= data
+WORKERS ?=
+SET     ?=
+VENV    := .venv
+BIN     := $(VENV)/bin
+RUN     := $(BIN)/python -m corpus
+OPTIONS := --root $(ROOT) $(foreach s,$(SET),--set $(s))
+ENGINE  := $(if $(WORKERS),--workers $(WORKERS))
+
+.PHONY: help setup demo test check bench clean plan corpus crawl filter dedup decontaminate mix tokenize train report submit
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo "stages: crawl filter dedup decontaminate mix tokenize · train report plan submit bench check"
+
+# --- Setting up ---------------------------------------------------------------------------------------------------------
+# Each check names the Debian or Ubuntu package that brings what is missing.
+
+$(BIN)/python:
+	@command -v git >/dev/null || { echo "git is missing: apt-get install git" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version) is too old, 3.11 or newer is needed: apt-get install python3.11 python3.11-venv, then make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# pip first: the one that venv brings misreads the names of some extras.
+$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,dev]'
+	@touch $@ $(VENV)/.train
+
+setup: $(VENV)/.dev
+
+# --- The two commands ---------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.train
+	$(RUN) run recipes.sample $(OPTIONS) $(ENGINE)
+	$(BIN)/python -m train recipes.moe_tiny --root $(ROOT)
+	$(RUN) report recipes.sample $(OPTIONS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench
+
+# --- Stages: each runs what it needs first ------------------------------------------------------------------------------
+
+plan: $(VENV)/.train
+	$(RUN) plan $(RECIPE) $(OPTIONS)
+
+corpus: $(VENV)/.train
+	$(RUN) run $(RECIPE) $(OPTIONS) $(ENGINE)
+
+crawl: UNTIL := crawl_github
+filter: UNTIL := filter_code
+dedup: UNTIL := dedup_near
+decontaminate: UNTIL := decontaminate
+mix: UNTIL := mix
+tokenize: UNTIL := encode_tokens
+crawl filter dedup decontaminate mix tokenize: $(VENV)/.train
+	$(RUN) run $(RECIPE) $(OPTIONS) $(ENGINE) --until $(UNTIL)
+
+TRAINING ?= recipes.moe_tiny
+train: $(VENV)/.train
+	$(BIN)/python -m train $(TRAINING) --root $(ROOT)
+
+report: $(VENV)/.train
+	$(RUN) report $(RECIPE) $(OPTIONS)
+
+# --- On a cluster: RAY_ADDRESS is the head's dashboard; ROOT a path or URL that every node can reach -----------------------
+
+RAY_ADDRESS ?= http://127.0.0.1:8265
+submit: $(VENV)/.train
+	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- python -m corpus run $(RECIPE) $(OPTIONS)
+
+clean:
+	rm -rf $(VENV)/.train $(VENV)/.dev build *.egg-info

@@ -1,0 +1,205 @@
+"""The command line: plan, run, report, explain.
+
+corpus plan recipes.sample                               what would run, and why
+corpus run recipes.sample --set dedup_near.threshold=0.8
+corpus report recipes.sample                             the funnel, and one HTML page with plots
+corpus explain recipes.sample cpython/Lib/json/decoder.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from corpus.engine import Engine, LocalEngine
+from corpus.errors import ConfigError, CorpusError
+from corpus.progress import Lines
+from corpus.report import Report
+from corpus.runner import Planned, plan, read_record, run
+from corpus.shards import as_path
+from corpus.step import Step, override, walk
+
+__all__ = ["console", "load_recipe", "main"]
+
+MARKS = {True: "run ", False: "    "}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="corpus",
+        description="Build a training corpus: repositories and crawls in, tokenized shards out, every document accounted for.",
+        epilog="A recipe is a Python module whose function recipe() returns the last Step; module:function names another.",
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="plan|run|report|explain")
+
+    def verb(name: str, help: str, description: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=description)
+        sub.add_argument("recipe", help="module or module:function, e.g. recipes.sample")
+        sub.add_argument("--root", default="data", help="where all is kept: a folder or a URL such as s3://… (default: data)")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="STEP.FIELD=VALUE", help="change one setting; may be repeated"
+        )
+        sub.add_argument("--until", metavar="STEP", help="stop after this step (default: the recipe's last)")
+        return sub
+
+    verb("plan", "show what would run and why", "Show every step: done or to run, and why. Runs nothing.")
+    runs = verb(
+        "run",
+        "bring the recipe up to date",
+        "Run what is not done. Interrupted at any moment, it continues from the finished shards when run again.",
+    )
+    runs.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Ray workers on this machine (default: one per CPU); 0 runs everything in this process, for debugging. "
+        "With RAY_ADDRESS set, that cluster is used.",
+    )
+    verb("report", "print the funnel, write report.html", "Print the funnel and write one HTML page with plots to the root.")
+    explains = verb(
+        "explain",
+        "follow one document through every step",
+        "Follow one document: a line per step, ending in its token positions or in the reason it was dropped.",
+    )
+    explains.add_argument("document", help="its id, its URL, or repository/path")
+    return top
+
+
+def load_recipe(name: str, settings: list[str], until: str | None = None) -> Step:
+    """The last Step of a recipe, with --set and --until applied. ConfigError says what is wrong and what there is."""
+    module_name, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the console script does not have it, `python -m` does
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise  # the recipe is there, something it imports is not
+        raise ConfigError(f"no recipe module {module_name!r}; give a module such as recipes.sample") from error
+    make = getattr(module, function or "recipe", None)
+    if make is None or not callable(make):
+        functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+        raise ConfigError(f"{module_name} has no function {function or 'recipe'!r}; it has: {', '.join(functions) or 'none'}")
+    made: Any = make()
+    if not isinstance(made, Step):
+        raise ConfigError(f"{name} returns a {type(made).__name__}, a Step expected; python -m train runs training recipes")
+    last: Step = made
+    pairs = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or "." not in key:
+            raise ConfigError(f"--set {text}: STEP.FIELD=VALUE expected, e.g. dedup_near.threshold=0.8")
+        pairs[key] = value
+    if pairs:
+        last = override(last, pairs)
+    if until:
+        steps = {step.name: step for step in walk(last)}
+        if until not in steps:
+            raise ConfigError(f"no step {until!r} in {name}; there are: {', '.join(steps)}")
+        return steps[until]
+    return last
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status: 0, 1 for an error of ours (said on stderr), 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        last = load_recipe(options.recipe, options.set, options.until)
+        root = as_path(options.root)
+        if options.verb == "plan":
+            _print_plan(last, root)
+        elif options.verb == "run":
+            _run(last, options)
+        elif options.verb == "report":
+            _report(last, root, options.recipe)
+        else:
+            from corpus.explain import explain
+
+            for line in explain(last, root, options.document):
+                print(line)
+    except CorpusError as error:
+        print(f"corpus: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ncorpus: stopped. Finished shards are kept; run the same command again to continue.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `corpus plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_plan(last: Step, root: Path) -> None:
+    rows = plan(last, root)
+    width = max(len(row.step.folder) for row in rows)
+    for row in rows:
+        print(f"{MARKS[row.runs]} {row.step.folder:<{width}}  {row.state:<8} {row.why}")
+    print(f"{sum(row.runs for row in rows)} of {len(rows)} steps would run")
+
+
+def _run(last: Step, options: argparse.Namespace) -> None:
+    progress = Lines()
+    engine: Engine
+    if options.workers == 0:
+        engine = LocalEngine(options.root, progress)
+    else:
+        from corpus.engine_ray import RayEngine
+
+        engine = RayEngine(options.root, progress, workers=options.workers)
+    ran = []
+
+    def announce(row: Planned) -> None:
+        progress.say(f"{MARKS[row.runs]} {row.step.folder}: {row.why}")
+        if row.runs:
+            ran.append(row.step.name)
+
+    try:
+        reports = run(last, engine, announce)
+    finally:
+        engine.close()
+    _print_funnel(last, reports)
+    names = ", ".join(ran)
+    print(f"{len(ran)} of {len(walk(last))} steps ran: {names}" if ran else "nothing to do: every step was done already")
+    print(f"output: {engine.folder(last)}")
+
+
+def _print_funnel(last: Step, reports: dict[str, Report]) -> None:
+    from corpus.funnel import print_table
+
+    print_table({step.name: reports[step.name] for step in walk(last) if step.name in reports})
+
+
+def _report(last: Step, root: Path, recipe: str) -> None:
+    from corpus.funnel import page
+    from corpus.shards import atomic
+
+    records = {step.name: record for step in walk(last) if (record := read_record(root, step)) is not None}
+    if not records:
+        raise ConfigError(f"nothing of {recipe} has been made under {root}; corpus run {recipe} --root {root}")
+    reports = {name: Report.from_dict(record["report"]) for name, record in records.items()}
+    _print_funnel(last, reports)
+    keys = ("step", "stage", "revision", "fingerprint", "config", "finished", "versions", "host")
+    plan_rows = [{**{k: record[k] for k in keys}, "notes": record["report"]["notes"]} for record in records.values()]
+    path = root / "report.html"
+    with atomic(path) as temporary:
+        temporary.write_text(page(recipe, reports, plan_rows), "utf-8")
+    print(f"page: {path}")
+
+
+def console() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

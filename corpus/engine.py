@@ -1,0 +1,397 @@
+"""Engine: the verbs every stage is made of, and the in-process LocalEngine.
+
+    map_shards   each input shard -> documents, through a Verdict per batch (map_files: -> files of another kind)
+    exchange     rows of every shard -> partitions, so that rows of one key meet; the result is read like shards
+    reduce       all rows, in order, in one task -> an artefact in `out`
+
+A verb is a list of independent tasks, one per shard. A task reads files, writes files under temporary names, and writes
+done/TASK.json last, so it can be killed at any moment, run twice, or run elsewhere, and leaves the same bytes. Engines differ
+only in how they execute tasks: `LocalEngine` one after another in this process, `RayEngine` (corpus/engine_ray.py) on workers.
+Tasks carry file references, never documents. Output names and contents depend on input shards alone, not on workers.
+
+What a stage passes in must be picklable: module-level functions, and functools.partial over them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from corpus.document import text_bytes
+from corpus.errors import CorpusError, CorruptFile, TaskError, storage_error
+from corpus.exchange import Exchanged, write_exchanged
+from corpus.report import Report
+from corpus.shards import FileRecord, Shards, StepShards, as_path, check_file, read_json, record_file, write_json
+from corpus.step import Step
+from corpus.write import ShardWriter, absorb, peak_memory
+
+__all__ = ["Engine", "LocalEngine", "Progress", "Task"]
+
+
+class Progress(Protocol):
+    """Told by the engine as tasks finish; see corpus/progress.py."""
+
+    def begin(self, phase: str, tasks: int, weight: int) -> None: ...
+    def advance(self, report: Report, weight: int) -> None: ...
+    def end(self) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+class Silent:
+    """A Progress that says nothing."""
+
+    def begin(self, phase: str, tasks: int, weight: int) -> None: ...
+    def advance(self, report: Report, weight: int) -> None: ...
+    def end(self) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A call to make somewhere: function(*arguments) -> result. `name` and `weight` (bytes) are for order and progress."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    weight: int
+
+
+class Engine:
+    """The verbs. A subclass says how tasks are executed, in `execute`, and nothing else."""
+
+    def __init__(self, root: str | Path, progress: Progress | None = None) -> None:
+        self.root = as_path(root)
+        self.progress: Progress = progress or Silent()
+
+    def execute(self, tasks: list[Task]) -> Iterator[tuple[Task, Any]]:
+        """Run every task; yield (task, result) in any order. Raises the first error that retrying does not cure."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release workers, if any."""
+
+    def folder(self, step: Step) -> Path:
+        """Where a step's output is; artefacts such as tokenizer.json lie directly in it."""
+        return self.root / step.folder
+
+    def shards(self, inputs: Step | Shards) -> Shards:
+        """The documents a finished Step wrote (anything that is Shards already passes through)."""
+        if not isinstance(inputs, Step):
+            return inputs
+        folder = self.folder(inputs)
+        record = read_json(folder / "step.json")
+        if record is None:
+            raise CorruptFile(f"{folder} has no step.json, so step {inputs.name} is not finished", path=str(folder))
+        files = tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith("shards/"))
+        return StepShards(folder, files, inputs.name)
+
+    def map_shards(
+        self,
+        judge: Callable[..., Any],
+        files: Step | Shards,
+        out: Path,
+        *,
+        setup: Callable[[], Any] | None = None,
+        beside: Exchanged | None = None,
+        columns: list[str] | None = None,
+    ) -> Report:
+        """Every input shard through `judge` to one output shard of the same name.
+
+        judge: batch -> Verdict, or an iterator of Verdicts (a source over Items; a stage that makes documents). With `setup`
+            it is also given `state=setup()`, made once per worker; with `beside`, `beside=` the pa.Table of partition i of
+            an exchange, i being the input shard's position (null columns where nothing was sent there).
+        files: a Step, an Exchanged (partition p becomes shard p; its batch is the whole partition), or Items.
+        columns: read only these of the input.
+
+        Output of Items and of an Exchanged is cut into several shards when it passes SHARD_BYTES of text.
+        """
+        inputs = self.shards(files)
+        tasks = []
+        for i, name in enumerate(inputs.names):
+            spec = MapTask(judge, inputs.only(name), name, i, out, setup, beside, columns)
+            tasks.append(Task(name, run_map, (spec,), inputs.weight(name)))
+        return self._gather(out.name, tasks)
+
+    def exchange(
+        self,
+        route: Callable[..., pa.Table | pa.RecordBatch],
+        files: Step | Shards,
+        out: Path,
+        *,
+        name: str,
+        partitions: int,
+        setup: Callable[[], Any] | None = None,
+        beside: Exchanged | None = None,
+        columns: list[str] | None = None,
+    ) -> Exchanged:
+        """Send rows to where they must meet. `name` is unique within the step.
+
+        route: (batch, origin=int) -> a table with an integer column `partition` in [0, partitions), which is removed.
+            `origin` is the ordinal of the batch's first row: shard position << 32 | row in the shard. A row's ordinal
+            names it within the step, whatever the workers. `state=` and `beside=` as in map_shards.
+
+        One indexed file per input shard, rows ordered by partition (stable), each partition read back by byte range: files
+        grow with shards, not with shards × partitions. A partition reads its rows in order of input shard.
+        """
+        inputs = self.shards(files)
+        folder = out / "exchange" / name
+        tasks = []
+        for i, shard in enumerate(inputs.names):
+            spec = RouteTask(route, inputs.only(shard), shard, i, folder, partitions, setup, beside, columns)
+            tasks.append(Task(shard, run_route, (spec,), inputs.weight(shard)))
+        self._gather(f"{out.name} {name}", tasks)
+        return Exchanged(folder, tuple(inputs.names), partitions)
+
+    def map_files(
+        self,
+        convert: Callable[..., tuple[list[tuple[Path, int]], dict[str, Any]]],
+        files: Step | Shards,
+        out: Path,
+        *,
+        setup: Callable[[], Any] | None = None,
+        columns: list[str] | None = None,
+    ) -> Report:
+        """Every input shard to files of another kind than documents (token shards). Documents count as kept.
+
+        convert: (batches: Iterator[RecordBatch], name: str, out: Path, [state=]) -> ([(path, rows), …], notes). It writes
+            under `out` through shards.atomic; the files are recorded with size and checksum, and the shard is then resumable.
+            Numbers in notes are summed over shards.
+        """
+        inputs = self.shards(files)
+        tasks = []
+        for i, name in enumerate(inputs.names):
+            spec = MapTask(convert, inputs.only(name), name, i, out, setup, None, columns)
+            tasks.append(Task(name, run_convert, (spec,), inputs.weight(name)))
+        return self._gather(out.name, tasks)
+
+    def reduce(
+        self,
+        fold: Callable[..., dict[str, Any] | None],
+        files: Step | Shards | tuple[Step | Shards, ...],
+        out: Path,
+        *,
+        name: str = "reduce",
+        columns: list[str] | None = None,
+    ) -> Report:
+        """All batches of all inputs, in order, to one function that writes an artefact under `out`.
+
+        fold: (batches: Iterator[RecordBatch], out: Path) -> notes for the report, or None. It writes its files through
+            shards.atomic. The Report counts the documents of Steps as `used`.
+        """
+        several = files if isinstance(files, tuple) else (files,)
+        inputs = tuple(self.shards(f) for f in several)
+        weight = sum(s.weight(n) for s in inputs for n in s.names)
+        spec = ReduceTask(fold, inputs, name, out, columns)
+        return self._gather(f"{out.name} {name}", [Task(name, run_reduce, (spec,), weight)])
+
+    def _gather(self, phase: str, tasks: list[Task]) -> Report:
+        total = Report()
+        self.progress.begin(phase, len(tasks), sum(task.weight for task in tasks))
+        reports: dict[str, Report] = {}
+        try:
+            for task, result in self.execute(tasks):
+                reports[task.name] = Report.from_dict(result)
+                self.progress.advance(reports[task.name], task.weight)
+        finally:
+            self.progress.end()
+        for name in sorted(reports):  # the order of names, not of completion
+            total.add(reports[name])
+        return total
+
+
+class LocalEngine(Engine):
+    """Every task in this process, in order of name. For debugging, small runs and as the oracle of RayEngine."""
+
+    def execute(self, tasks: list[Task]) -> Iterator[tuple[Task, Any]]:
+        for task in tasks:
+            yield task, call(task)
+
+
+def call(task: Task) -> Any:
+    """Run a task; an error that is not of our tree becomes a TaskError that names the task and carries the traceback."""
+    try:
+        return task.function(*task.arguments)
+    except CorpusError:
+        raise
+    except Exception as error:
+        where = f"{task.function.__name__} of {task.name}"
+        text = "".join(traceback.format_exception(error))
+        raise TaskError(f"{where} failed with {type(error).__name__}: {error}\n{text}", task=task.name) from error
+
+
+# --- What a task does, wherever it runs ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class MapTask:
+    judge: Callable[..., Any]
+    inputs: Shards
+    name: str
+    position: int
+    out: Path
+    setup: Callable[[], Any] | None
+    beside: Exchanged | None
+    columns: list[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteTask:
+    route: Callable[..., pa.Table | pa.RecordBatch]
+    inputs: Shards
+    name: str
+    position: int
+    folder: Path
+    partitions: int
+    setup: Callable[[], Any] | None
+    beside: Exchanged | None
+    columns: list[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReduceTask:
+    fold: Callable[..., dict[str, Any] | None]
+    inputs: tuple[Shards, ...]
+    name: str
+    out: Path
+    columns: list[str] | None
+
+
+def run_map(spec: MapTask) -> dict[str, Any]:
+    """One shard of map_shards; the report as a dict."""
+    done = spec.out / "done" / f"{spec.name}.json"
+    report = Report()
+    if (earlier := finished(spec.out, done, report)) is not None:
+        return earlier
+    started = time.perf_counter()
+    extras = _extras(spec)
+    strict = isinstance(spec.inputs, StepShards)
+    try:
+        with ShardWriter(spec.out, spec.name, roll=not strict) as writer:
+            for batch in spec.inputs.read(spec.name, spec.columns):
+                absorb(batch, spec.judge(batch, **extras), writer, report, strict, f"{spec.out.name} shard {spec.name}")
+            files = writer.close()
+    except OSError as error:
+        raise storage_error(error, spec.out) or error from error
+    report.task_seconds = time.perf_counter() - started
+    report.peak_memory = peak_memory()
+    write_json(done, {"files": [dataclasses.asdict(f) for f in files], "report": report.as_dict()})
+    return report.as_dict()
+
+
+def run_convert(spec: MapTask) -> dict[str, Any]:
+    """One shard of map_files."""
+    done = spec.out / "done" / f"{spec.name}.json"
+    report = Report()
+    if (earlier := finished(spec.out, done, report)) is not None:
+        return earlier
+    started = time.perf_counter()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in spec.inputs.read(spec.name, spec.columns):
+            report.read += batch.num_rows
+            report.kept += batch.num_rows
+            report.bytes_in += text_bytes(batch)
+            yield batch
+
+    try:
+        paths, notes = spec.judge(batches(), spec.name, spec.out, **_extras(spec))
+        report.notes.update(notes)
+        files = [record_file(spec.out, path, rows) for path, rows in paths]
+    except OSError as error:
+        raise storage_error(error, spec.out) or error from error
+    report.task_seconds = time.perf_counter() - started
+    report.peak_memory = peak_memory()
+    write_json(done, {"files": [dataclasses.asdict(f) for f in files], "report": report.as_dict()})
+    return report.as_dict()
+
+
+def run_route(spec: RouteTask) -> dict[str, Any]:
+    """One shard of exchange."""
+    done = spec.folder / "done" / f"{spec.name}.json"
+    report = Report()
+    if (earlier := finished(spec.folder, done, report)) is not None:
+        return earlier
+    started = time.perf_counter()
+    extras = _extras(spec)
+    tables = []
+    origin = spec.position << 32
+    for batch in spec.inputs.read(spec.name, spec.columns):
+        routed = spec.route(batch, origin=origin, **extras)
+        tables.append(routed if isinstance(routed, pa.Table) else pa.Table.from_batches([routed]))
+        origin += batch.num_rows
+        report.read += batch.num_rows
+    try:
+        file = write_exchanged(spec.folder, spec.name, tables, spec.partitions)
+    except OSError as error:
+        raise storage_error(error, spec.folder) or error from error
+    report.used = report.read
+    report.task_seconds = time.perf_counter() - started
+    report.peak_memory = peak_memory()
+    write_json(done, {"files": [dataclasses.asdict(file)], "report": report.as_dict()})
+    return report.as_dict()
+
+
+def run_reduce(spec: ReduceTask) -> dict[str, Any]:
+    """The one task of reduce. It is not resumed: it runs again if the step was not finished."""
+    started = time.perf_counter()
+    report = Report()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for inputs in spec.inputs:
+            for name in inputs.names:
+                for batch in inputs.read(name, spec.columns):
+                    if isinstance(inputs, StepShards):
+                        report.read += batch.num_rows
+                        report.used += batch.num_rows
+                    yield batch
+
+    spec.out.mkdir(parents=True, exist_ok=True)
+    try:
+        notes = spec.fold(batches(), spec.out)
+    except OSError as error:
+        raise storage_error(error, spec.out) or error from error
+    report.notes.update(notes or {})
+    report.task_seconds = time.perf_counter() - started
+    report.peak_memory = peak_memory()
+    return report.as_dict()
+
+
+def finished(folder: Path, done: Path, fresh: Report) -> dict[str, Any] | None:
+    """The report of a task that ended well and whose files are still whole; None when it has to run.
+
+    What was found damaged is named in the notes of `fresh`, the report of the run that mends it.
+    """
+    try:
+        record = read_json(done)
+        if record is None:
+            return None
+        for file in record["files"]:
+            check_file(folder, FileRecord(**file))
+    except CorruptFile as error:
+        fresh.notes["rebuilt"] = [str(error)]
+        return None
+    report: dict[str, Any] = record["report"]
+    return report
+
+
+def _extras(spec: MapTask | RouteTask) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    if spec.setup is not None:
+        extras["state"] = _state(pickle.dumps(spec.setup))
+    if spec.beside is not None:
+        extras["beside"] = spec.beside.table(spec.position)
+    return extras
+
+
+@functools.lru_cache(maxsize=2)
+def _state(setup: bytes) -> Any:
+    """setup() once per worker process. Keyed by its pickle: equal settings share, different ones do not."""
+    return pickle.loads(setup)()

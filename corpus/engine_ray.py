@@ -1,0 +1,138 @@
+"""RayEngine: the tasks of an Engine on Ray workers. The only file that imports ray.
+
+Plain tasks, one CPU each: no actors, no Ray Data, nothing in the object store but a task's small report. Where RAY_ADDRESS is
+set (a cluster, or `ray job submit`) that cluster is used; otherwise a private one is started for this process, when the first
+task is due, so that a recipe with nothing to do never pays for it.
+
+    back-pressure   at most 2 × CPUs tasks submitted; largest first, so that the last one to finish is a small one
+    retries         a lost worker or node: Ray reruns the task (tasks leave the same bytes however often they run);
+                    an error raised by the task is not retried, it would be raised again
+    time limit      a task past `time_limit_s` is killed and the run ends with its name
+    memory          `task_memory` bytes are reserved per task, so that a node runs no more than it has room for
+    stragglers      a task that takes five times the median, and over a minute, is named once
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from corpus.engine import Engine, Progress, Task, call
+from corpus.errors import TaskError
+
+__all__ = ["RayEngine"]
+
+LOST_WORKERS = 20  # times Ray may rerun one task whose worker died under it
+STRAGGLER_FACTOR, STRAGGLER_SECONDS = 5.0, 60.0
+
+
+class RayEngine(Engine):
+    """See the module. workers: CPUs of a private cluster; ignored where RAY_ADDRESS names one."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        progress: Progress | None = None,
+        *,
+        workers: int | None = None,
+        task_memory: int | None = None,
+        time_limit_s: float = 6 * 3600,
+    ) -> None:
+        super().__init__(root, progress)
+        self.workers = workers or os.cpu_count() or 1
+        self.task_memory = task_memory
+        self.time_limit_s = time_limit_s
+        self._ray: Any = None
+        self._remote: Any = None
+
+    def execute(self, tasks: list[Task]) -> Iterator[tuple[Task, Any]]:
+        if not tasks:
+            return
+        ray = self._start()
+        waiting = sorted(tasks, key=lambda task: (task.weight, task.name))
+        slots = 2 * max(1, int(ray.cluster_resources().get("CPU", self.workers)))
+        running: dict[Any, tuple[Task, float]] = {}
+        finished: list[float] = []
+        named: set[str] = set()
+        try:
+            while waiting or running:
+                while waiting and len(running) < slots:
+                    task = waiting.pop()
+                    running[self._remote.remote(task)] = (task, time.monotonic())
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                for reference in ready:
+                    task, since = running.pop(reference)
+                    finished.append(time.monotonic() - since)
+                    yield task, self._result(reference, task)
+                self._watch(running, finished, named)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    def _start(self) -> Any:
+        if self._ray is not None:
+            return self._ray
+        # ray.init would otherwise write a token into the user's home and report usage.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        if os.environ.get("RAY_ADDRESS"):
+            if not ray.is_initialized():
+                ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+        else:
+            # Workers must import what this process can: a recipe's own stages live where it was started.
+            path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+            ray.init(
+                address="local",
+                num_cpus=self.workers,
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,  # it carries reports only
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
+        options: dict[str, Any] = {"num_cpus": 1, "max_retries": LOST_WORKERS}
+        if self.task_memory:
+            options["memory"] = self.task_memory
+        self._ray, self._remote = ray, ray.remote(**options)(call)
+        return ray
+
+    def _result(self, reference: Any, task: Task) -> Any:
+        ray = self._ray
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except ray.exceptions.OutOfMemoryError as error:
+            advice = "give each task more room (fewer workers, or a larger task_memory)"
+            raise TaskError(f"task {task.name} was killed for memory: {error}; {advice}", task=task.name) from error
+        except ray.exceptions.RayError as error:
+            raise TaskError(
+                f"task {task.name} was lost and Ray gave up on running it again: {error}", task=task.name
+            ) from error
+
+    def _watch(self, running: dict[Any, tuple[Task, float]], finished: list[float], named: set[str]) -> None:
+        usual = statistics.median(finished) if finished else 0.0
+        for task, since in running.values():
+            took = time.monotonic() - since
+            if took > self.time_limit_s:
+                raise TaskError(
+                    f"task {task.name} ran for {took:.0f} s, the limit is {self.time_limit_s:.0f} s; it reads "
+                    f"{task.weight / 1e6:.1f} MB. Look at that shard, or raise time_limit_s.",
+                    task=task.name,
+                )
+            if finished and task.name not in named and took > max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * usual):
+                named.add(task.name)
+                self.progress.say(f"slow: shard {task.name} has taken {took:.0f} s, the median is {usual:.0f} s")
+
+    def close(self) -> None:
+        if self._ray is not None:
+            with contextlib.suppress(ConnectionError):  # the cluster is already gone
+                self._ray.shutdown()
+            self._ray = self._remote = None

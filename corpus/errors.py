@@ -1,0 +1,105 @@
+"""Every error this project raises on purpose, as one tree.
+
+    CorpusError
+    ├─ ConfigError          a recipe, a Config field or a --set is wrong; nothing has run
+    │  └─ FingerprintError  a Config holds a value that cannot be named by its content
+    ├─ InputError           something the user pointed at is missing, empty or unreadable
+    ├─ StorageError         the root cannot be written: full, read-only, no permission
+    ├─ CorruptFile          a file of ours does not have the bytes its record promises
+    ├─ ConservationError    a stage lost or invented documents
+    ├─ TaskError            a task failed, was killed too often, or ran out of time
+    └─ RootBusy             another run holds the step and will not let go
+
+A message says what was seen, what was expected, where, and what to do. Each class takes only its message (plus plain
+attributes set through keyword arguments), so it survives the pickling between Ray workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "ConfigError",
+    "ConservationError",
+    "CorpusError",
+    "CorruptFile",
+    "FingerprintError",
+    "InputError",
+    "RootBusy",
+    "StorageError",
+    "TaskError",
+    "storage_error",
+]
+
+
+class CorpusError(Exception):
+    """Base of the tree. `details` holds what a caller may act on (a path, a shard name)."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args[0], self.details)
+
+
+def _rebuild(kind: type[CorpusError], message: str, details: dict[str, Any]) -> CorpusError:
+    return kind(message, **details)
+
+
+class ConfigError(CorpusError):
+    """A recipe, a Config field or a --set is wrong; nothing has run."""
+
+
+class FingerprintError(ConfigError):
+    """A Config holds a value that cannot be named by its content."""
+
+
+class InputError(CorpusError):
+    """Something the user pointed at is missing, empty or unreadable."""
+
+
+class StorageError(CorpusError):
+    """The root cannot be written: full, read-only, no permission."""
+
+
+class CorruptFile(CorpusError):
+    """A file of ours does not have the bytes its record promises. details: path, step, shard."""
+
+
+class ConservationError(CorpusError):
+    """A stage lost or invented documents."""
+
+
+class TaskError(CorpusError):
+    """A task failed, was killed too often, or ran out of time. details: task."""
+
+
+class RootBusy(CorpusError):
+    """Another run holds the step and will not let go."""
+
+
+_STORAGE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
+
+
+def storage_error(error: OSError, path: Path | str) -> StorageError | None:
+    """The StorageError for an OSError met while writing `path`; None when it is of another kind.
+
+    The nearest existing folder is asked for its free space, since `path` itself may not exist yet.
+    """
+    if error.errno not in _STORAGE:
+        return None
+    folder = Path(path)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return StorageError(
+        f"cannot write {path}: {error.strerror or error}. "
+        f"{usage.free / 1e9:.2f} GB free of {usage.total / 1e9:.2f} GB at {folder}. "
+        "Free some space or give another --root; finished shards are kept and the next run continues from them.",
+        path=str(path),
+        free=usage.free,
+    )

@@ -1,0 +1,184 @@
+"""Explain: what became of one document, a line per step, ending in its token positions or in why it was dropped.
+
+Reads what the steps wrote: rows of shards/ and dropped/, lineage/ where documents merge, the document map where they become
+tokens. The text at the end is decoded from the tokens found and compared with the text the document had before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from corpus.errors import InputError
+from corpus.runner import read_record
+from corpus.shards import is_local
+from corpus.step import Step, upstream, walk
+
+__all__ = ["Track", "explain", "follow", "token_ranges"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """Where the document is after some step: the row `id`; `start, stop`: its bytes of that row's text (None: all of it)."""
+
+    id: str
+    text: bytes
+    start: int | None = None
+    stop: int | None = None
+
+
+def explain(last: Step, root: Path, query: str) -> Iterator[str]:
+    """Lines for every document that `query` names: an id, a URL, or repository/path."""
+    found = 0
+    for step in walk(last):
+        record = read_record(root, step)
+        if record is None or any(_has_documents(root, other) for other in upstream(step)):
+            continue
+        for row in _find(root / step.folder, _names(query)):
+            found += 1
+            if found > 1:
+                yield ""
+            yield f"{_name(row)}  id {row['id']}"
+            yield from follow(last, root, step, row)
+    if not found:
+        raise InputError(
+            f"no document {query!r} under {root}: give an id, a URL, or repository/path as the crawl named it "
+            "(repository names are in the shards' column repo), for a recipe that has been run"
+        )
+
+
+def _name(row: dict[str, Any]) -> str:
+    return "/".join(part for part in (row.get("repo"), row.get("path")) if part) or row.get("url") or "(no path)"
+
+
+def follow(last: Step, root: Path, source: Step, row: dict[str, Any]) -> Iterator[str]:
+    """The lines of one document, found as `row` in the output of `source`."""
+    width = max(len(step.name) for step in walk(last))
+    line = f"{{:<{width}}}  {{}}"
+    where: dict[str, list[Track]] = {}
+    for step in walk(last):
+        if step.name == source.name:
+            if row["reason"] is not None:
+                yield line.format(step.name, _dropped(row))
+                return
+            facts = ", ".join(f"{key} {row[key]}" for key in ("commit", "license") if row.get(key))
+            yield line.format(
+                step.name, f"read     shard {row['shard']}, {len(row['text'])} bytes{', ' + facts if facts else ''}"
+            )
+            where[step.name] = [Track(row["id"], row["text"])]
+            continue
+        tracks = [track for other in upstream(step) for track in where.get(other.name, [])]
+        if not tracks:
+            continue
+        if read_record(root, step) is None:
+            yield line.format(step.name, "not run yet")
+            continue
+        for track in tracks:
+            fates, onward = _fate(root / step.folder, track)
+            for fate in fates:
+                yield line.format(step.name, fate)
+            where.setdefault(step.name, []).extend(onward)
+
+
+def _fate(folder: Path, track: Track) -> tuple[list[str], list[Track]]:
+    """What a step did with a track: lines to print, and the tracks in its output."""
+    this = pc.field("id") == track.id
+    for row in _rows(folder, "dropped", this):
+        return [_dropped(row)], []
+    if (folder / "documents.parquet").exists():
+        return _tokens(folder, track), []
+    lines: list[str] = []
+    onward: list[Track] = []
+    for row in _rows(folder, "lineage", this):
+        begin = row["start"] + (track.start or 0)
+        stop = row["start"] + track.stop if track.stop is not None else row["stop"]
+        lines.append(f"merged   into {row['into']}, bytes {begin}-{stop}")
+        onward.append(Track(row["into"], track.text, begin, stop))
+    for row in _rows(folder, "shards", this, text=False):
+        facts = ", ".join(f"{key} {row[key]}" for key in ("lang", "lang_by") if row.get(key) is not None)
+        lines.append(f"kept     shard {row['shard']}{', ' + facts if facts else ''}")
+        onward.append(track)
+    return lines, onward
+
+
+def _dropped(row: dict[str, Any]) -> str:
+    return f"dropped  {row['reason']}: {_evidence(row['evidence'])}"
+
+
+def _evidence(text: str | None) -> str:
+    """JSON evidence as `key value` pairs; anything else as it is."""
+    if text and text.startswith("{"):
+        return ", ".join(f"{key} {value}" for key, value in json.loads(text).items())
+    return text or "(no evidence)"
+
+
+def token_ranges(folder: Path, track: Track) -> tuple[str, list[tuple[int, int]], bytes]:
+    """(shard, [(first token in the shard, count), …] in order of the text, the bytes those tokens decode to)."""
+    from corpus.tokens import TokenShards, decode_document, locate, token_bytes
+
+    rows = list(_rows(folder, "documents.parquet", pc.field("id") == track.id))
+    if not rows:
+        raise InputError(f"{folder} has no document {track.id} in documents.parquet")
+    shards = TokenShards(folder)
+    row = rows[0]
+    ids = shards.ids(row["shard"], row["first"], row["count"])
+    table = token_bytes(shards.tokenizer_path)
+    if track.start is None or track.stop is None:
+        return row["shard"], [(row["first"], row["count"])], decode_document(ids, table, shards.special)
+    found = locate(ids, table, shards.special, track.start, track.stop)
+    taken = [pc.take(table, pa.array(ids[first : first + count])).to_pylist() for first, count in found]
+    ranges = [(row["first"] + first, count) for first, count in found]
+    return row["shard"], ranges, b"".join(b"".join(part) for part in taken)
+
+
+def _tokens(folder: Path, track: Track) -> list[str]:
+    shard, ranges, decoded = token_ranges(folder, track)
+    spans = ", ".join(f"{first}-{first + count}" for first, count in ranges) or "none"
+    total = sum(count for _, count in ranges)
+    if decoded == track.text:
+        verdict = "they decode to its text"
+    elif track.text in decoded:
+        verdict = "they decode to its text and its neighbours' at the edges, where a token crosses the border"
+    else:
+        verdict = "they do NOT decode to its text"
+    return [f"tokens   shard {shard}, positions {spans} ({total} tokens); {verdict}"]
+
+
+def _names(query: str) -> Any:
+    repo, path = pc.field("repo"), pc.field("path")
+    whole = pc.binary_join_element_wise(repo, path, "/") == query
+    return (pc.field("id") == query) | (pc.field("url") == query) | whole | (path.is_null() & (repo == query))
+
+
+def _find(folder: Path, condition: Any) -> Iterator[dict[str, Any]]:
+    for row in _rows(folder, "shards", condition):
+        yield {**row, "text": row["text"].encode("utf-8"), "reason": None}
+    yield from _rows(folder, "dropped", condition)
+
+
+def _rows(folder: Path, kind: str, condition: Any, text: bool = True) -> Iterator[dict[str, Any]]:
+    """Matching rows of shards/, dropped/, lineage/ or one file, with `shard`, the name of the file they are in."""
+    path = folder / kind
+    if not path.exists():
+        return
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    for file in files:
+        if is_local(file):
+            data = ds.dataset(str(file), format="parquet")
+        else:
+            data = ds.dataset(file.path, filesystem=file.fs, format="parquet")  # type: ignore[attr-defined]
+        columns = [name for name in data.schema.names if text or name != "text"]
+        for row in data.to_table(columns=columns, filter=condition).to_pylist():
+            yield {"shard": file.stem, **row}
+
+
+def _has_documents(root: Path, step: Step) -> bool:
+    record = read_record(root, step)
+    return record is not None and any(f["path"].startswith("shards/") for f in record["files"])

@@ -1,0 +1,105 @@
+"""The funnel: every step's documents, bytes, drops by reason, seconds and MB/s, as a table and as one HTML page."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from corpus.progress import human_bytes, human_seconds
+from corpus.report import Report
+
+__all__ = ["page", "print_table"]
+
+HEADINGS = ("step", "read", "written", "text in", "text out", "dropped, by reason (% of read)", "seconds", "MB/s", "memory")
+
+
+def _cells(name: str, report: Report) -> tuple[str, ...]:
+    reasons = sorted(report.dropped.items(), key=lambda item: (-item[1], item[0]))
+    shares = [f"{reason} {count:,} ({100 * count / max(1, report.read):.2f} %)" for reason, count in reasons]
+    if report.merged:
+        shares.append(f"[{report.merged:,} merged into {report.created:,}]")
+    rate = report.bytes_in / 1e6 / report.seconds if report.seconds and report.bytes_in else 0.0
+    written = "artefact" if report.used and not report.written else f"{report.written:,}"
+    return (
+        name,
+        f"{report.read:,}",
+        written,
+        human_bytes(report.bytes_in) if report.bytes_in else "",
+        human_bytes(report.bytes_out) if report.bytes_out else "",
+        "\n".join(shares),
+        f"{report.seconds:.1f}",
+        f"{rate:.0f}" if rate else "",
+        human_bytes(report.peak_memory),
+    )
+
+
+def print_table(reports: dict[str, Report], console: Console | None = None) -> None:
+    """The funnel on the console; a plain grid, wide enough not to fold, where it is not a terminal."""
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=160)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if i in (0, 5) else "right", overflow="fold", no_wrap=i != 5)
+    for name, report in reports.items():
+        table.add_row(*(cell.replace("[", "\\[") for cell in _cells(name, report)))
+    console.print(table)
+    total = sum(report.seconds for report in reports.values())
+    console.print(f"{len(reports)} steps, {human_seconds(total)} when they were made")
+
+
+def page(title: str, reports: dict[str, Report], plan: list[dict[str, Any]]) -> str:
+    """One self-contained HTML page: the funnel, three plots (inline SVG), the notes and the settings of every step."""
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in HEADINGS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(c).replace(chr(10), '<br>')}</td>" for c in _cells(name, report)) + "</tr>"
+        for name, report in reports.items()
+    )
+    plots = (
+        _bars("Text after each step, MB", {n: r.bytes_out / 1e6 for n, r in reports.items() if r.bytes_out})
+        + _bars("Documents dropped, by reason", _reasons(reports))
+        + _bars("Seconds", {n: r.seconds for n, r in reports.items()})
+    )
+    written = [(row["step"], json.dumps(row, indent=1, ensure_ascii=False)) for row in plan]
+    details = "".join(
+        f"<details><summary>{html.escape(step)}</summary><pre>{html.escape(text)}</pre></details>" for step, text in written
+    )
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_CSS}</style>"
+        f"<h1>{html.escape(title)}</h1><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{plots}"
+        f"<h2>Settings and notes</h2>{details}</html>\n"
+    )
+
+
+_CSS = (
+    "body{font:14px/1.4 system-ui,sans-serif;margin:2em;max-width:80em;color:#222}table{border-collapse:collapse}"
+    "td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
+    "td:first-child,th:first-child,td:nth-child(6),th:nth-child(6){text-align:left}h2{margin-top:1.6em;font-size:1.1em}"
+    "svg text{font:12px system-ui,sans-serif}pre{background:#f6f6f6;padding:.6em;overflow-x:auto}"
+)
+
+
+def _reasons(reports: dict[str, Report]) -> dict[str, float]:
+    counts = {f"{step}: {why}": float(n) for step, report in reports.items() for why, n in report.dropped.items()}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _bars(title: str, values: dict[str, float]) -> str:
+    if not values:
+        return ""
+    top = max(values.values()) or 1.0
+    rows = []
+    for i, (name, value) in enumerate(values.items()):
+        y, width = 18 * i, 420 * value / top
+        rows.append(
+            f'<text x="270" y="{y + 13}" text-anchor="end">{html.escape(name)}</text>'
+            f'<rect x="280" y="{y + 2}" width="{width:.1f}" height="13" fill="#4a7fb5"/>'
+            f'<text x="{286 + width:.1f}" y="{y + 13}">{value:,.1f}</text>'
+        )
+    return f'<h2>{html.escape(title)}</h2><svg width="820" height="{18 * len(values) + 4}">{"".join(rows)}</svg>'

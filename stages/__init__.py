@@ -1,0 +1,1 @@
+"""The stages: one module each, with REVISION, REASONS, Config, judge and run. See corpus/engine.py for the contract."""
