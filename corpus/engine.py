@@ -15,9 +15,6 @@ What a stage passes in must be picklable: module-level functions, and functools.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import pickle
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,13 +22,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from corpus.document import text_bytes
-from corpus.errors import CorpusError, CorruptFile, TaskError, storage_error
-from corpus.exchange import Exchanged, write_exchanged
+from corpus.errors import CorpusError, CorruptFile, TaskError
+from corpus.exchange import Exchanged
 from corpus.report import Report
-from corpus.shards import FileRecord, Shards, StepShards, as_path, check_file, read_json, record_file, write_json
+from corpus.shards import FileRecord, Shards, StepShards, as_path, read_json
 from corpus.step import Step
-from corpus.write import ShardWriter, absorb, peak_memory
+from corpus.tasks import ReduceTask, ShardTask, run_convert, run_map, run_reduce, run_route
 
 __all__ = ["Engine", "LocalEngine", "Progress", "Task"]
 
@@ -116,8 +112,8 @@ class Engine:
         inputs = self.shards(files)
         tasks = []
         for i, name in enumerate(inputs.names):
-            spec = MapTask(judge, inputs.only(name), name, i, out, setup, beside, columns)
-            tasks.append(Task(name, run_map, (spec,), inputs.weight(name)))
+            shard = ShardTask(judge, inputs.only(name), name, i, out, setup, beside, columns)
+            tasks.append(Task(name, run_map, (shard,), inputs.weight(name)))
         return self._gather(out.name, tasks)
 
     def exchange(
@@ -144,9 +140,9 @@ class Engine:
         inputs = self.shards(files)
         folder = out / "exchange" / name
         tasks = []
-        for i, shard in enumerate(inputs.names):
-            spec = RouteTask(route, inputs.only(shard), shard, i, folder, partitions, setup, beside, columns)
-            tasks.append(Task(shard, run_route, (spec,), inputs.weight(shard)))
+        for i, sender in enumerate(inputs.names):
+            shard = ShardTask(route, inputs.only(sender), sender, i, folder, setup, beside, columns, partitions)
+            tasks.append(Task(sender, run_route, (shard,), inputs.weight(sender)))
         self._gather(f"{out.name} {name}", tasks)
         return Exchanged(folder, tuple(inputs.names), partitions)
 
@@ -168,8 +164,8 @@ class Engine:
         inputs = self.shards(files)
         tasks = []
         for i, name in enumerate(inputs.names):
-            spec = MapTask(convert, inputs.only(name), name, i, out, setup, None, columns)
-            tasks.append(Task(name, run_convert, (spec,), inputs.weight(name)))
+            shard = ShardTask(convert, inputs.only(name), name, i, out, setup, None, columns)
+            tasks.append(Task(name, run_convert, (shard,), inputs.weight(name)))
         return self._gather(out.name, tasks)
 
     def reduce(
@@ -189,8 +185,8 @@ class Engine:
         several = files if isinstance(files, tuple) else (files,)
         inputs = tuple(self.shards(f) for f in several)
         weight = sum(s.weight(n) for s in inputs for n in s.names)
-        spec = ReduceTask(fold, inputs, name, out, columns)
-        return self._gather(f"{out.name} {name}", [Task(name, run_reduce, (spec,), weight)])
+        whole = ReduceTask(fold, inputs, name, out, columns)
+        return self._gather(f"{out.name} {name}", [Task(name, run_reduce, (whole,), weight)])
 
     def _gather(self, phase: str, tasks: list[Task]) -> Report:
         total = Report()
@@ -225,173 +221,3 @@ def call(task: Task) -> Any:
         where = f"{task.function.__name__} of {task.name}"
         text = "".join(traceback.format_exception(error))
         raise TaskError(f"{where} failed with {type(error).__name__}: {error}\n{text}", task=task.name) from error
-
-
-# --- What a task does, wherever it runs ------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class MapTask:
-    judge: Callable[..., Any]
-    inputs: Shards
-    name: str
-    position: int
-    out: Path
-    setup: Callable[[], Any] | None
-    beside: Exchanged | None
-    columns: list[str] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class RouteTask:
-    route: Callable[..., pa.Table | pa.RecordBatch]
-    inputs: Shards
-    name: str
-    position: int
-    folder: Path
-    partitions: int
-    setup: Callable[[], Any] | None
-    beside: Exchanged | None
-    columns: list[str] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class ReduceTask:
-    fold: Callable[..., dict[str, Any] | None]
-    inputs: tuple[Shards, ...]
-    name: str
-    out: Path
-    columns: list[str] | None
-
-
-def run_map(spec: MapTask) -> dict[str, Any]:
-    """One shard of map_shards; the report as a dict."""
-    done = spec.out / "done" / f"{spec.name}.json"
-    report = Report()
-    if (earlier := finished(spec.out, done, report)) is not None:
-        return earlier
-    started = time.perf_counter()
-    extras = _extras(spec)
-    strict = isinstance(spec.inputs, StepShards)
-    try:
-        with ShardWriter(spec.out, spec.name, roll=not strict) as writer:
-            for batch in spec.inputs.read(spec.name, spec.columns):
-                absorb(batch, spec.judge(batch, **extras), writer, report, strict, f"{spec.out.name} shard {spec.name}")
-            files = writer.close()
-    except OSError as error:
-        raise storage_error(error, spec.out) or error from error
-    report.task_seconds = time.perf_counter() - started
-    report.peak_memory = peak_memory()
-    write_json(done, {"files": [dataclasses.asdict(f) for f in files], "report": report.as_dict()})
-    return report.as_dict()
-
-
-def run_convert(spec: MapTask) -> dict[str, Any]:
-    """One shard of map_files."""
-    done = spec.out / "done" / f"{spec.name}.json"
-    report = Report()
-    if (earlier := finished(spec.out, done, report)) is not None:
-        return earlier
-    started = time.perf_counter()
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in spec.inputs.read(spec.name, spec.columns):
-            report.read += batch.num_rows
-            report.kept += batch.num_rows
-            report.bytes_in += text_bytes(batch)
-            yield batch
-
-    try:
-        paths, notes = spec.judge(batches(), spec.name, spec.out, **_extras(spec))
-        report.notes.update(notes)
-        files = [record_file(spec.out, path, rows) for path, rows in paths]
-    except OSError as error:
-        raise storage_error(error, spec.out) or error from error
-    report.task_seconds = time.perf_counter() - started
-    report.peak_memory = peak_memory()
-    write_json(done, {"files": [dataclasses.asdict(f) for f in files], "report": report.as_dict()})
-    return report.as_dict()
-
-
-def run_route(spec: RouteTask) -> dict[str, Any]:
-    """One shard of exchange."""
-    done = spec.folder / "done" / f"{spec.name}.json"
-    report = Report()
-    if (earlier := finished(spec.folder, done, report)) is not None:
-        return earlier
-    started = time.perf_counter()
-    extras = _extras(spec)
-    tables = []
-    origin = spec.position << 32
-    for batch in spec.inputs.read(spec.name, spec.columns):
-        routed = spec.route(batch, origin=origin, **extras)
-        tables.append(routed if isinstance(routed, pa.Table) else pa.Table.from_batches([routed]))
-        origin += batch.num_rows
-        report.read += batch.num_rows
-    try:
-        file = write_exchanged(spec.folder, spec.name, tables, spec.partitions)
-    except OSError as error:
-        raise storage_error(error, spec.folder) or error from error
-    report.used = report.read
-    report.task_seconds = time.perf_counter() - started
-    report.peak_memory = peak_memory()
-    write_json(done, {"files": [dataclasses.asdict(file)], "report": report.as_dict()})
-    return report.as_dict()
-
-
-def run_reduce(spec: ReduceTask) -> dict[str, Any]:
-    """The one task of reduce. It is not resumed: it runs again if the step was not finished."""
-    started = time.perf_counter()
-    report = Report()
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for inputs in spec.inputs:
-            for name in inputs.names:
-                for batch in inputs.read(name, spec.columns):
-                    if isinstance(inputs, StepShards):
-                        report.read += batch.num_rows
-                        report.used += batch.num_rows
-                    yield batch
-
-    spec.out.mkdir(parents=True, exist_ok=True)
-    try:
-        notes = spec.fold(batches(), spec.out)
-    except OSError as error:
-        raise storage_error(error, spec.out) or error from error
-    report.notes.update(notes or {})
-    report.task_seconds = time.perf_counter() - started
-    report.peak_memory = peak_memory()
-    return report.as_dict()
-
-
-def finished(folder: Path, done: Path, fresh: Report) -> dict[str, Any] | None:
-    """The report of a task that ended well and whose files are still whole; None when it has to run.
-
-    What was found damaged is named in the notes of `fresh`, the report of the run that mends it.
-    """
-    try:
-        record = read_json(done)
-        if record is None:
-            return None
-        for file in record["files"]:
-            check_file(folder, FileRecord(**file))
-    except CorruptFile as error:
-        fresh.notes["rebuilt"] = [str(error)]
-        return None
-    report: dict[str, Any] = record["report"]
-    return report
-
-
-def _extras(spec: MapTask | RouteTask) -> dict[str, Any]:
-    extras: dict[str, Any] = {}
-    if spec.setup is not None:
-        extras["state"] = _state(pickle.dumps(spec.setup))
-    if spec.beside is not None:
-        extras["beside"] = spec.beside.table(spec.position)
-    return extras
-
-
-@functools.lru_cache(maxsize=2)
-def _state(setup: bytes) -> Any:
-    """setup() once per worker process. Keyed by its pickle: equal settings share, different ones do not."""
-    return pickle.loads(setup)()

@@ -1,0 +1,176 @@
+"""What one task of a verb does, wherever it runs: read a shard, let the stage work, publish files, then say that it is done.
+
+done/NAME.json is written last. A task that finds it, and the files it lists whole, returns the report in it and does nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from corpus.document import text_bytes
+from corpus.errors import CorruptFile, storage_error
+from corpus.exchange import Exchanged, write_exchanged
+from corpus.report import Report
+from corpus.shards import FileRecord, Shards, StepShards, check_file, read_json, record_file, write_json
+from corpus.write import ShardWriter, absorb, peak_memory
+
+__all__ = ["ReduceTask", "ShardTask", "run_convert", "run_map", "run_reduce", "run_route"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """Work on one input shard. function: the stage's judge, convert or route; position: the shard's, among all inputs."""
+
+    function: Callable[..., Any]
+    inputs: Shards
+    name: str
+    position: int
+    folder: Path  # where files and done/ go
+    setup: Callable[[], Any] | None = None
+    beside: Exchanged | None = None
+    columns: list[str] | None = None
+    partitions: int = 0  # of an exchange
+
+    def batches(self) -> Iterator[Any]:
+        return self.inputs.read(self.name, self.columns)
+
+    def extras(self) -> dict[str, Any]:
+        extras: dict[str, Any] = {}
+        if self.setup is not None:
+            extras["state"] = _state(pickle.dumps(self.setup))
+        if self.beside is not None:
+            extras["beside"] = self.beside.table(self.position)
+        return extras
+
+
+@dataclasses.dataclass(frozen=True)
+class ReduceTask:
+    """Work on everything, in one task."""
+
+    fold: Callable[..., dict[str, Any] | None]
+    inputs: tuple[Shards, ...]
+    name: str
+    out: Path
+    columns: list[str] | None
+
+
+def run_map(task: ShardTask) -> dict[str, Any]:
+    """One shard of map_shards."""
+    strict = isinstance(task.inputs, StepShards)
+    where = f"{task.folder.name} shard {task.name}"
+
+    def work(report: Report) -> list[FileRecord]:
+        extras = task.extras()
+        with ShardWriter(task.folder, task.name, roll=not strict) as writer:
+            for batch in task.batches():
+                absorb(batch, task.function(batch, **extras), writer, report, strict, where)
+            return writer.close()
+
+    return _recorded(task, work)
+
+
+def run_convert(task: ShardTask) -> dict[str, Any]:
+    """One shard of map_files."""
+
+    def work(report: Report) -> list[FileRecord]:
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in task.batches():
+                report.read += batch.num_rows
+                report.kept += batch.num_rows
+                report.bytes_in += text_bytes(batch)
+                yield batch
+
+        paths, notes = task.function(batches(), task.name, task.folder, **task.extras())
+        report.notes.update(notes)
+        return [record_file(task.folder, path, rows) for path, rows in paths]
+
+    return _recorded(task, work)
+
+
+def run_route(task: ShardTask) -> dict[str, Any]:
+    """One shard of exchange."""
+
+    def work(report: Report) -> list[FileRecord]:
+        extras = task.extras()
+        tables = []
+        origin = task.position << 32
+        for batch in task.batches():
+            routed = task.function(batch, origin=origin, **extras)
+            tables.append(routed if isinstance(routed, pa.Table) else pa.Table.from_batches([routed]))
+            origin += batch.num_rows
+            report.read += batch.num_rows
+            report.used += batch.num_rows
+        return [write_exchanged(task.folder, task.name, tables, task.partitions)]
+
+    return _recorded(task, work)
+
+
+def run_reduce(task: ReduceTask) -> dict[str, Any]:
+    """The one task of reduce. It is not resumed: it runs again if the step was not finished."""
+    started = time.perf_counter()
+    report = Report()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for inputs in task.inputs:
+            for name in inputs.names:
+                for batch in inputs.read(name, task.columns):
+                    if isinstance(inputs, StepShards):
+                        report.read += batch.num_rows
+                        report.used += batch.num_rows
+                        report.bytes_in += text_bytes(batch)
+                    yield batch
+
+    task.out.mkdir(parents=True, exist_ok=True)
+    try:
+        notes = task.fold(batches(), task.out)
+    except OSError as error:
+        raise storage_error(error, task.out) or error from error
+    report.notes.update(notes or {})
+    report.task_seconds = time.perf_counter() - started
+    report.peak_memory = peak_memory()
+    return report.as_dict()
+
+
+def _recorded(task: ShardTask, work: Callable[[Report], list[FileRecord]]) -> dict[str, Any]:
+    """Do `work` unless it was done before; publish done/NAME.json; the report as a dict."""
+    done = task.folder / "done" / f"{task.name}.json"
+    report = Report()
+    try:
+        if (earlier := _finished(task.folder, done)) is not None:
+            return earlier
+    except CorruptFile as error:
+        report.notes["rebuilt"] = [str(error)]
+    started = time.perf_counter()
+    try:
+        files = work(report)
+    except OSError as error:
+        raise storage_error(error, task.folder) or error from error
+    report.task_seconds = time.perf_counter() - started
+    report.peak_memory = peak_memory()
+    write_json(done, {"files": [dataclasses.asdict(file) for file in files], "report": report.as_dict()})
+    return report.as_dict()
+
+
+def _finished(folder: Path, done: Path) -> dict[str, Any] | None:
+    """The report of a task that ended well; None when there is none, CorruptFile when its files are no longer whole."""
+    record = read_json(done)
+    if record is None:
+        return None
+    for file in record["files"]:
+        check_file(folder, FileRecord(**file))
+    report: dict[str, Any] = record["report"]
+    return report
+
+
+@functools.lru_cache(maxsize=2)
+def _state(setup: bytes) -> Any:
+    """setup() once per worker process. Keyed by its pickle: equal settings share, different ones do not."""
+    return pickle.loads(setup)()
