@@ -66,7 +66,7 @@ class Exchanged:
     def _batch(self, sender: str, partition: int) -> pa.RecordBatch:
         path = self.folder / f"{sender}.arrow"
         try:
-            source = pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(path.open("rb"))
+            source = pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(path.open("rb"), mode="r")
             with source, pa.ipc.open_file(source) as reader:
                 return reader.get_batch(partition)
         except (pa.ArrowInvalid, OSError) as error:

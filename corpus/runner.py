@@ -29,7 +29,7 @@ from typing import Any
 from corpus.engine import Engine
 from corpus.errors import ConservationError, CorruptFile, RootBusy
 from corpus.report import Report
-from corpus.shards import FileRecord, check_file, is_local, read_json, record_file, write_json
+from corpus.shards import FileRecord, as_path, check_file, is_local, read_json, record_file, write_json
 from corpus.step import Step, canonical, stage_of, upstream, walk
 
 __all__ = ["Planned", "plan", "read_record", "run"]
@@ -140,7 +140,7 @@ def run(last: Step, engine: Engine, announce: Callable[[Planned], None] = lambda
         except CorruptFile as error:
             path = str(error.details.get("path", ""))
             repairs[path] = repairs.get(path, 0) + 1
-            if repairs[path] > REPAIRS or not _unmake(engine.root, last, Path(path)):
+            if repairs[path] > REPAIRS or not _unmake(engine.root, last, as_path(path)):
                 raise
             engine.progress.say(f"damaged: {error}")
     records = {step.name: read_record(engine.root, step) for step in walk(last)}

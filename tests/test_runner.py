@@ -251,3 +251,22 @@ def test_records_are_readable_json_with_config_and_counts(tmp_path: Path) -> Non
     assert value["config"]["fields"]["partitions"] == 3
     assert value["upstream"] == {"sift": recipe().config.files.fingerprint}
     assert value["report"]["merged"] == value["report"]["read"]
+
+
+def test_a_root_may_be_a_url(tmp_path: Path) -> None:
+    """Object stores: the same files, no locks, no renames. fsspec's memory:// stands for them."""
+    from corpus.explain import explain
+    from corpus.shards import as_path
+
+    run(recipe(), LocalEngine(tmp_path))
+    url = f"memory://{tmp_path.name}/root"
+    run(recipe(), LocalEngine(url))
+    root = as_path(url)
+    remote = {
+        f"{step.folder}/{p.parent.name}/{p.name}": p.read_bytes()
+        for step in walk(recipe())
+        for p in (root / step.folder).rglob("*.parquet")
+    }
+    assert remote == contents(tmp_path)
+    assert all(not row.runs for row in plan(recipe(), root))
+    assert list(explain(recipe(), root, "r0/file5.txt")) == list(explain(recipe(), tmp_path, "r0/file5.txt"))
