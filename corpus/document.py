@@ -139,11 +139,16 @@ def text_buffers(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         text = text.combine_chunks()
     if not pa.types.is_large_string(text.type):
         text = text.cast(pa.large_string())
+    if text.null_count:
+        text = text.fill_null("")  # there may be bytes under a null
     _, offsets, data = text.buffers()
     offsets_N1 = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
     if len(text) == 0:
         offsets_N1 = np.zeros(1, np.int64)
     data_B = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    # Whether a buffer is writable is an accident of who made it; numba would compile every kernel for both.
+    offsets_N1.setflags(write=False)
+    data_B.setflags(write=False)
     return offsets_N1, data_B
 
 

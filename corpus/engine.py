@@ -66,6 +66,7 @@ class Engine:
     def __init__(self, root: str | Path, progress: Progress | None = None) -> None:
         self.root = as_path(root)
         self.progress: Progress = progress or Silent()
+        self.spent = Report()  # task_seconds and peak_memory of every verb since the runner last cleared it
 
     def execute(self, tasks: list[Task]) -> Iterator[tuple[Task, Any]]:
         """Run every task; yield (task, result) in any order. Raises the first error that retrying does not cure."""
@@ -200,6 +201,8 @@ class Engine:
             self.progress.end()
         for name in sorted(reports):  # the order of names, not of completion
             total.add(reports[name])
+        self.spent.task_seconds += total.task_seconds
+        self.spent.peak_memory = max(self.spent.peak_memory, total.peak_memory)
         return total
 
 

@@ -181,8 +181,10 @@ def _run_step(step: Step, engine: Engine) -> None:
         for leftover in out.rglob(".tmp-*") if is_local(out) else ():
             leftover.unlink(missing_ok=True)  # of a killed run; nobody else writes here while we hold it
         started = time.perf_counter()
+        engine.spent = Report()
         report: Report = stage_of(step).run(step.config, out, engine)
         report.seconds = time.perf_counter() - started
+        report.task_seconds, report.peak_memory = engine.spent.task_seconds, engine.spent.peak_memory
         files = _files(out)
         _verify(step, engine, report, files)
         for line in report.notes.get("rebuilt", []):

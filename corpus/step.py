@@ -180,7 +180,7 @@ def override(last: Step, settings: dict[str, str]) -> Step:
 def _parse(step: Step, field: str, text: str) -> Any:
     """The value of `text` for a Config field, by the field's annotated type."""
     kinds = typing.get_type_hints(type(step.config))
-    settable = {f.name: kinds[f.name] for f in dataclasses.fields(step.config)}
+    settable = {f.name: kinds[f.name] for f in dataclasses.fields(step.config) if f.init}
     if field not in settable:
         raise ConfigError(f"--set {step.name}.{field}: no such field; there are: {', '.join(settable)}")
     where = f"--set {step.name}.{field}={text}"
