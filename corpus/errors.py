@@ -8,6 +8,7 @@
     ├─ CorruptFile          a file of ours does not have the bytes its record promises
     ├─ ConservationError    a stage lost or invented documents
     ├─ TaskError            a task failed, was killed too often, or ran out of time
+    ├─ TrainError           training cannot go on, e.g. its loss is no longer a number
     └─ RootBusy             another run holds the step and will not let go
 
 A message says what was seen, what was expected, where, and what to do. Each class takes only its message (plus plain
@@ -31,6 +32,7 @@ __all__ = [
     "RootBusy",
     "StorageError",
     "TaskError",
+    "TrainError",
     "storage_error",
 ]
 
@@ -76,6 +78,10 @@ class ConservationError(CorpusError):
 
 class TaskError(CorpusError):
     """A task failed, was killed too often, or ran out of time. details: task."""
+
+
+class TrainError(CorpusError):
+    """Training cannot go on, e.g. its loss is no longer a number."""
 
 
 class RootBusy(CorpusError):

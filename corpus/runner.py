@@ -102,11 +102,20 @@ def _why(root: Path, step: Step, rebuilt: set[str]) -> str:
         old, new = before.get(field), now.get(field)
         if old == new:
             continue
-        if isinstance(new, dict) and "step" in new and isinstance(old, dict) and old.get("step") == new["step"]:
-            changes.append(f"new upstream {new['step']}")
-        else:
+        if _names_only(old) != _names_only(new):
             changes.append(f"changed {field}: {_short(old)} → {_short(new)}")
-    return "; ".join(changes) or ("new upstream " + ", ".join(sorted(rebuilt)) if rebuilt else "its folder was deleted")
+    above = [other.name for other in upstream(step) if other.name in rebuilt]
+    if above:
+        changes.append("new upstream " + ", ".join(above))
+    return "; ".join(changes) or "its folder was deleted"
+
+
+def _names_only(value: Any) -> Any:
+    """A canonical value with upstream steps reduced to their names, so that only the step's own settings are compared."""
+    if isinstance(value, dict):
+        kept = {"step"} if "step" in value else set(value)
+        return {key: _names_only(item) for key, item in value.items() if key in kept}
+    return [_names_only(item) for item in value] if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

@@ -26,7 +26,7 @@ import xxhash
 
 from corpus.errors import ConfigError, FingerprintError
 
-__all__ = ["Step", "canonical", "override", "stage_of", "upstream", "walk"]
+__all__ = ["Step", "canonical", "override", "read_value", "stage_of", "upstream", "walk"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*$")
 
@@ -184,10 +184,11 @@ def _parse(step: Step, field: str, text: str) -> Any:
     if field not in settable:
         raise ConfigError(f"--set {step.name}.{field}: no such field; there are: {', '.join(settable)}")
     where = f"--set {step.name}.{field}={text}"
-    return _read(settable[field], text, where)
+    return read_value(settable[field], text, where)
 
 
-def _read(kind: Any, text: str, where: str) -> Any:
+def read_value(kind: Any, text: str, where: str) -> Any:
+    """`text` as a value of an annotated type; ConfigError, which begins with `where`, says what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if text.lower() in ("none", "null") and type(None) in arguments:
@@ -196,12 +197,12 @@ def _read(kind: Any, text: str, where: str) -> Any:
         for option in arguments:
             if option is not type(None):
                 try:
-                    return _read(option, text, where)
+                    return read_value(option, text, where)
                 except ConfigError as error:
                     errors.append(str(error))
         raise ConfigError(errors[0])
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_read(arguments[0], part.strip(), where) for part in text.split(",") if part.strip())
+        return tuple(read_value(arguments[0], part.strip(), where) for part in text.split(",") if part.strip())
     if origin is typing.Literal:
         if text in [str(a) for a in arguments]:
             return next(a for a in arguments if str(a) == text)

@@ -1,0 +1,92 @@
+"""Multi-head latent attention (DeepSeek-V2 section 2.1) with decoupled rotary positions.
+
+Keys and values come from one small latent per token, which is all an inference cache has to hold; the position lives in
+a few extra dimensions, one key for all heads, because a rotation cannot be folded into the up-projection.
+
+    q = W_q h                                per head: nope ∥ rope      (or through its own latent, q_lora_rank)
+    c, k_rope = W_kv_a h                     c is normalised, then      k_nope ∥ v = W_kv_b c   per head
+    attention over  q_nope·k_nope + q_rope·k_rope,  scaled by (nope + rope)^-1/2
+
+Parameter names and row orders are Hugging Face's. Rotation acts on interleaved pairs (2i, 2i+1) and leaves them interleaved, as
+transformers does. Rotary scores depend on the distance of two positions only, so packed documents need no position reset.
+Shape letters: B batch, S sequence, N heads, D dims, R rotary dims.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.config import ModelConfig
+
+__all__ = ["Attention", "RMSNorm", "rope_table", "rotate"]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight; the statistics in fp32, rounded to x's dtype before the weight is applied."""
+
+    def __init__(self, size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rope_table(length: int, dims: int, theta: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [length, dims/2]: pair i turns by position · theta^(-2i/dims).
+
+    Angles are computed in fp64: an fp32 angle of 160,000 is off by up to 0.008.
+    """
+    frequency_R2 = theta ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    angle_SR2 = torch.arange(length, dtype=torch.float64)[:, None] * frequency_R2
+    return angle_SR2.cos().to(dtype), angle_SR2.sin().to(dtype)
+
+
+def rotate(x_BNSR: Tensor, cos_SR2: Tensor, sin_SR2: Tensor) -> Tensor:
+    """Each pair (2i, 2i+1) of the last dimension turned by its position's angle."""
+    even, odd = x_BNSR.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos_SR2 - odd * sin_SR2, even * sin_SR2 + odd * cos_SR2), dim=-1)
+    return turned.flatten(-2).to(x_BNSR.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        heads, hidden = c.num_attention_heads, c.hidden_size
+        q_rows = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim)
+        if c.q_lora_rank is None:
+            self.q_proj = nn.Linear(hidden, q_rows, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(hidden, c.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(c.q_lora_rank)  # the latents' norms keep eps 1e-6 whatever rms_norm_eps is
+            self.q_b_proj = nn.Linear(c.q_lora_rank, q_rows, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden, c.kv_lora_rank + c.qk_rope_head_dim, bias=False)
+        self.kv_a_layernorm = RMSNorm(c.kv_lora_rank)
+        self.kv_b_proj = nn.Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), bias=False)
+        self.o_proj = nn.Linear(heads * c.v_head_dim, hidden, bias=False)
+
+    def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor], mask_B1SS: Tensor | None) -> Tensor:
+        """mask: True where a query (row) may look at a key (column), causality included; None: causal only."""
+        c = self.config
+        nope, dims, heads = c.qk_nope_head_dim, c.qk_rope_head_dim, c.num_attention_heads
+        if c.q_lora_rank is None:
+            q_BSD = self.q_proj(x_BSD)
+        else:
+            q_BSD = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
+        q_nope, q_rope = q_BSD.unflatten(-1, (heads, -1)).transpose(1, 2).split((nope, dims), dim=-1)
+        latent_BSD, k_rope_BSR = self.kv_a_proj_with_mqa(x_BSD).split((c.kv_lora_rank, dims), dim=-1)
+        kv = self.kv_b_proj(self.kv_a_layernorm(latent_BSD)).unflatten(-1, (heads, -1)).transpose(1, 2)
+        k_nope, v_BNSD = kv.split((nope, c.v_head_dim), dim=-1)
+        k_rope = rotate(k_rope_BSR[:, None], *rope).expand(-1, heads, -1, -1)  # one for all heads
+        q_BNSD = torch.cat((q_nope, rotate(q_rope, *rope)), dim=-1)
+        k_BNSD = torch.cat((k_nope, k_rope), dim=-1)
+        z_BNSD = F.scaled_dot_product_attention(
+            q_BNSD, k_BNSD, v_BNSD, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=(nope + dims) ** -0.5
+        )
+        return self.o_proj(z_BNSD.transpose(1, 2).flatten(2))

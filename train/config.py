@@ -1,0 +1,155 @@
+"""What a training run is: ModelConfig (the field names of Hugging Face's config.json) and TrainConfig.
+
+A training recipe is a function that returns a TrainConfig. Its fingerprint names the run's folder, the way a Step's does:
+everything that decides the parameters is in it, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from corpus.errors import ConfigError
+from corpus.step import Step, canonical, override
+from corpus.step import read_value as read_field  # the type-checked reader of --set texts
+
+__all__ = ["REVISION", "ModelConfig", "TrainConfig", "apply_settings", "fingerprint", "run_folder"]
+
+REVISION = 1  # raise when the same config would train to other parameters
+
+# Fields that change when a run saves or where it lives, not what it computes.
+_NOT_IN_FINGERPRINT = ("out", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the model. Defaults are DeepSeek-V2-Lite's (V2 appendix B and its config.json)."""
+
+    vocab_size: int | None = None  # None: the shards' vocabulary, rounded up to a multiple of 64
+    hidden_size: int = 2048
+    num_hidden_layers: int = 27
+    num_attention_heads: int = 16
+    intermediate_size: int = 10944  # of the dense first layers
+    moe_intermediate_size: int = 1408  # of one expert
+    n_routed_experts: int = 64
+    n_shared_experts: int = 2  # one MLP of that many times moe_intermediate_size
+    num_experts_per_tok: int = 6
+    n_group: int = 1
+    topk_group: int = 1
+    first_k_dense_replace: int = 1  # leading layers with a dense MLP
+    q_lora_rank: int | None = None  # None: queries are projected directly, as in Lite
+    kv_lora_rank: int = 512
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int = 128
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    routed_scaling_factor: float = 1.0
+    aux_loss_alpha: float = 0.001  # alpha1 of the sequence-wise balance loss, V2-Lite
+    initializer_range: float = 0.006  # the released configs say 0.02; training used 0.006 (V2 section 3.1.2)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
+                _require(value >= 0, field.name, value, "0 or more")
+            elif value is not None:
+                _require(value > 0, field.name, value, "more than 0")
+        _require(self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim", self.qk_rope_head_dim, "an even number")
+        experts = self.n_routed_experts
+        _require(experts % self.n_group == 0, "n_group", self.n_group, f"a divisor of n_routed_experts={experts}")
+        _require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group={self.n_group}")
+        eligible = experts // self.n_group * self.topk_group
+        _require(self.num_experts_per_tok <= eligible, "num_experts_per_tok", self.num_experts_per_tok, f"at most {eligible}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run. Optimizer defaults are Coder-V2's (section 3.2): AdamW, cosine to a tenth."""
+
+    name: str  # of the run's folder, with the fingerprint
+    model: ModelConfig
+    data: Step | str  # a step that wrote token shards, or the folder they are in
+    steps: int
+    batch: int  # sequences per step
+    seq_len: int  # tokens per sequence
+    lr: float
+    warmup: int = 2000
+    min_lr_ratio: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # on matrices only
+    clip: float = 1.0  # global gradient norm
+    seed: int = 0
+    document_mask: bool = False  # True: attention does not cross documents, nor does a label
+    validation: float = 0.01  # share of the tokens held out, whole documents
+    validation_sequences: int = 64  # at most this many of them are evaluated
+    checkpoint_every: int = 100
+    out: str | None = None  # None: ROOT/train/NAME-FINGERPRINT
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "seq_len", "lr", "eps", "clip", "checkpoint_every"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        for name in ("warmup", "weight_decay", "seed", "validation_sequences"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("beta1", "beta2", "validation"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
+        _require(self.warmup < self.steps, "warmup", self.warmup, f"below steps={self.steps}")
+
+
+def _require(ok: bool, field: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{field}={value}: {expected} expected")
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """32 hexadecimal digits over everything that decides the parameters."""
+    fields = {
+        field.name: canonical(getattr(config, field.name), field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in _NOT_IN_FINGERPRINT
+    }
+    text = json.dumps([REVISION, fields], sort_keys=True, separators=(",", ":"))
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def run_folder(config: TrainConfig, root: Path) -> Path:
+    if config.out is not None:
+        return Path(config.out)
+    return root / "train" / f"{config.name}-{fingerprint(config)[:12]}"
+
+
+def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig:
+    """`config` with FIELD, model.FIELD or STEP.FIELD (a step of the corpus behind `data`) set from text, type-checked."""
+    own: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    corpus: dict[str, str] = {}
+    for key, text in settings.items():
+        prefix, _, field = key.rpartition(".")
+        if prefix == "":
+            own[field] = _parse(TrainConfig, key, field, text)
+        elif prefix == "model":
+            model[field] = _parse(ModelConfig, key, field, text)
+        else:
+            corpus[key] = text
+    if corpus:
+        if not isinstance(config.data, Step):
+            raise ConfigError(f"--set {next(iter(corpus))}: data is a folder here, not a step, so no step can be set")
+        own["data"] = override(config.data, corpus)
+    if model:
+        own["model"] = dataclasses.replace(config.model, **model)
+    return dataclasses.replace(config, **own)
+
+
+def _parse(kind: type, key: str, field: str, text: str) -> Any:
+    types = typing.get_type_hints(kind)
+    if field not in types or field == "model":
+        raise ConfigError(f"--set {key}: no such field; there are: {', '.join(name for name in types if name != 'model')}")
+    return read_field(types[field], text, f"--set {key}={text}")

@@ -1,0 +1,286 @@
+"""A training run: plan, resume, steps, validation, summary.
+
+RUN/config.json    what is trained, to read
+RUN/train.jsonl    one line per step; after a resume exactly the lines an undisturbed run would have (timings apart)
+RUN/checkpoints/   see checkpoint.py
+RUN/summary.json   written last, when all steps are done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
+from corpus.step import Step
+from corpus.tokens import TokenShards
+from train import checkpoint
+from train.config import TrainConfig, fingerprint, run_folder
+from train.data import Batch, Stream, held_out, unigram_entropy
+from train.model import Model, count_parameters, make_model, next_token_loss
+from train.optim import clip_gradients, make_optimizer
+from train.schedule import learning_rate
+
+__all__ = ["Run", "open_run", "open_shards", "run_step", "train", "validate"]
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run in memory, after `step` finished steps."""
+
+    config: TrainConfig  # vocab_size filled in
+    folder: Path
+    shards: TokenShards
+    model: Model
+    optimizer: torch.optim.AdamW
+    stream: Stream
+    validation: Stream | None
+    entropy: float
+    fingerprint: str
+    step: int = 0
+    note: str = ""
+
+
+def open_shards(config: TrainConfig, root: Path) -> TokenShards:
+    """The token shards `data` names; an error says what is missing and what to run."""
+    folder = root / config.data.folder if isinstance(config.data, Step) else Path(config.data)
+    if isinstance(config.data, Step) and not (folder / "step.json").exists():
+        raise InputError(
+            f"no token shards at {folder}: step {config.data.name} of the corpus is not finished. Build it first with "
+            f"`python -m corpus run` on the same recipe, --root {root} and --set."
+        )
+    shards = TokenShards(folder)
+    if shards.tokens == 0:
+        raise InputError(f"{folder} has {shards.documents} documents and no tokens; nothing to train on")
+    return shards
+
+
+def open_run(config: TrainConfig, root: Path) -> Run:
+    """Shards, model and optimizer, at the newest checkpoint where there is one."""
+    shards = open_shards(config, root)
+    size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
+    if size < shards.vocab_size:
+        raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
+    folder, mark = run_folder(config, root), fingerprint(config)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard that costs 6 % of a step here
+    model = make_model(config.model, config.seed)
+    optimizer = make_optimizer(model, config)
+    out = held_out(shards.lengths, config.validation)
+    kept = np.setdiff1d(np.arange(shards.documents), out)
+    enough = int(shards.lengths[out].sum()) > config.seq_len  # a sample or more
+    validation = Stream(shards, out, 0, config.seq_len) if enough else None
+    stream = Stream(shards, kept if enough else np.arange(shards.documents), config.seed, config.seq_len)
+    run = Run(config, folder, shards, model, optimizer, stream, validation, unigram_entropy(shards), mark)
+    _resume(run)
+    return run
+
+
+def _resume(run: Run) -> None:
+    found = checkpoint.newest(run.folder / "checkpoints")
+    if found is None:
+        return
+    state = checkpoint.load(found, run.model, run.optimizer)
+    expected = _state(run)
+    for key in ("fingerprint", "shards"):
+        if state[key] != expected[key]:
+            raise ConfigError(
+                f"checkpoint {found} was trained with {key} {state[key]}, this run has {expected[key]}. Give another `out`, or "
+                f"delete {run.folder} to start again."
+            )
+    run.step = state["step"]
+    if state["threads"] != expected["threads"]:
+        run.note = f"; the steps before ran with {state['threads']}, so last bits may differ from an undisturbed run"
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """What a checkpoint remembers besides tensors; `sample` is the whole state of the data."""
+    return {
+        "step": run.step,
+        "sample": run.step * run.config.batch,
+        "fingerprint": run.fingerprint,
+        "shards": {"documents": run.shards.documents, "tokens": run.shards.tokens, "vocab_size": run.shards.vocab_size},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _loss(run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    documents = torch.from_numpy(batch.documents_BL1) if run.config.document_mask else None
+    return next_token_loss(run.model, torch.from_numpy(batch.tokens_BL1), documents)
+
+
+def run_step(run: Run) -> dict[str, Any]:
+    """One update; its line of the log. TrainError for a loss or gradient that is not finite, parameters then untouched."""
+    config, started = run.config, time.perf_counter()
+    batch = run.stream.batch(run.step * config.batch, config.batch)
+    lr = learning_rate(run.step, config)
+    loss, balance, load_LE = _loss(run, batch)
+    run.optimizer.zero_grad(set_to_none=True)
+    (loss + config.model.aux_loss_alpha * balance).backward()
+    norm = clip_gradients(run.model, config.clip)
+    if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+        raise TrainError(
+            f"step {run.step + 1}: loss {loss.item()}, gradient norm {norm}; finite numbers expected. The parameters are still "
+            f"those of step {run.step}. Lower lr (now {lr:.3g}) or raise warmup ({config.warmup}).",
+            step=run.step + 1,
+        )
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.optimizer.step()
+    run.step += 1
+    seconds = time.perf_counter() - started
+    tokens = config.batch * config.seq_len
+    uneven = load_LE.amax(1) / load_LE.double().mean(1) if len(load_LE) else torch.ones(1)
+    return {
+        "step": run.step,
+        "loss": loss.item(),
+        "balance_loss": balance.item() * config.model.aux_loss_alpha,
+        "balance": balance.item() / max(1, len(load_LE)),
+        "lr": lr,
+        "grad_norm": norm,
+        "tokens": run.step * tokens,
+        "load_max_over_mean": uneven.max().item(),
+        "seconds": round(seconds, 4),
+        "tokens_per_second": round(tokens / seconds, 1),
+    }
+
+
+@torch.no_grad()
+def validate(run: Run) -> float | None:
+    """Mean loss in nats over the same few sequences of held-out documents each time; None where none are held out."""
+    if run.validation is None or run.config.validation_sequences == 0:
+        return None
+    samples = min(run.config.validation_sequences, run.validation.samples)
+    total = 0.0
+    for first in range(0, samples, run.config.batch):
+        batch = run.validation.batch(first, min(run.config.batch, samples - first))
+        total += _loss(run, batch)[0].item() * len(batch.tokens_BL1)
+    return total / samples
+
+
+def train(config: TrainConfig, root: Path, stop: int | None = None, say: Say = print) -> dict[str, Any] | None:
+    """Train, or go on training, up to step `stop` (None: all). The summary when all steps are done, else None."""
+    folder = run_folder(config, root)
+    finished = folder / "summary.json"
+    summary: dict[str, Any] = json.loads(finished.read_text("utf-8")) if finished.exists() else {}
+    if summary.get("fingerprint") != fingerprint(config):
+        open_shards(config, root)  # before the folder is made, so that a mistake leaves none behind
+        with _lock(folder):
+            run = open_run(config, root)
+            _say_plan(run, say)
+            _write_config(run)
+            _run_steps(run, config.steps if stop is None else min(stop, config.steps), say)
+            if run.step < config.steps:
+                say(f"stopped after step {run.step} of {config.steps}; run again to go on")
+                return None
+            summary = _summary(run)
+            checkpoint.write_text(finished, json.dumps(summary, indent=1, sort_keys=True))
+    say(_sentence(summary))
+    return summary
+
+
+def _run_steps(run: Run, last: int, say: Say) -> None:
+    path = run.folder / "train.jsonl"
+    _truncate(path, run.step)
+    with path.open("a", encoding="utf-8") as log:
+        while run.step < last:
+            line = run_step(run)
+            due = run.step % run.config.checkpoint_every == 0 or run.step == run.config.steps
+            if due:
+                line["validation_loss"] = validate(run)
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            if due or run.step % 10 == 0 or run.step == 1:
+                say(_short(line, run.config.steps))
+            if due or run.step == last:
+                checkpoint.save(run.folder / "checkpoints", run.model, run.optimizer, _state(run))
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Leave only the lines of finished steps: a killed run has logged steps that its checkpoint does not have."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    checkpoint.write_text(path, "".join(line + "\n" for line in lines[:step]))
+
+
+def _write_config(run: Run) -> None:
+    fields = {f.name: getattr(run.config, f.name) for f in dataclasses.fields(run.config)}
+    fields["model"] = dataclasses.asdict(run.config.model)
+    fields["data"] = str(run.shards.folder)
+    checkpoint.write_text(run.folder / "config.json", json.dumps(fields, indent=1, sort_keys=True))
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process per run folder; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RootBusy(f"another process is training in {folder}; wait for it, or give another `out`") from None
+            yield
+    except OSError as error:
+        raise storage_error(error, folder) or error from error
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (run.folder / "train.jsonl").read_text("utf-8").splitlines()]
+    tail = [line["loss"] for line in lines[-20:]]
+    return {
+        "fingerprint": run.fingerprint,
+        "steps": run.step,
+        "tokens": run.step * run.config.batch * run.config.seq_len,
+        "final_loss": sum(tail) / len(tail),
+        "validation_loss": lines[-1].get("validation_loss"),
+        "unigram_entropy": run.entropy,
+        "seconds": round(sum(line["seconds"] for line in lines), 1),
+        "folder": str(run.folder),
+    }
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    loss, entropy, held = summary["final_loss"], summary["unigram_entropy"], summary["validation_loss"]
+    where = "below" if loss < entropy else "NOT below"
+    outside = "no documents held out" if held is None else f"held-out documents {held:.3f}"
+    return (
+        f"{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s. Loss {loss:.3f} nats (mean of "
+        f"the last 20 steps), {abs(entropy - loss):.3f} {where} the unigram entropy of {entropy:.3f}; {outside}. "
+        f"{summary['folder']}"
+    )
+
+
+def _short(line: dict[str, Any], steps: int) -> str:
+    held = line.get("validation_loss")
+    return (
+        f"step {line['step']:>{len(str(steps))}}/{steps}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
+        f"norm {line['grad_norm']:.2f}  load {line['load_max_over_mean']:.2f}  {line['tokens_per_second']:,.0f} tokens/s"
+        + ("" if held is None else f"  held out {held:.4f}")
+    )
+
+
+def _say_plan(run: Run, say: Say) -> None:
+    c, shards = run.config, run.shards
+    total, active = count_parameters(run.model)
+    epochs = c.steps * c.batch * c.seq_len / run.stream.tokens
+    held = 0 if run.validation is None else run.validation.tokens
+    say(f"run         {run.folder}")
+    say(f"data        {shards.documents:,} documents, {shards.tokens:,} tokens, {held:,} of them held out; {shards.folder}")
+    say(f"vocabulary  {shards.vocab_size:,} ids, padded to {c.model.vocab_size:,}; unigram entropy {run.entropy:.4f} nats")
+    say(f"model       {total:,} parameters, {active:,} active per token")
+    say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs:.2f} epochs")
+    say(f"start       step {run.step}, {torch.get_num_threads()} threads{run.note}")
