@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +82,7 @@ class Verdict:
     evidence: string per row: the measured value, the survivor and score, the matched n-gram.
     made, lineage: for a stage that merges or splits. The rows kept are then replaced by the new documents of `made`, and
         every kept row has at least one row in `lineage` (see LINEAGE).
+    notes: counts for the report, summed over batches.
     """
 
     batch: pa.RecordBatch
@@ -89,6 +90,7 @@ class Verdict:
     evidence: pa.Array
     made: pa.RecordBatch | None = None
     lineage: pa.Table | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = self.batch.num_rows

@@ -22,8 +22,11 @@ __all__ = ["Exchanged", "partition_of", "partitions_for", "write_exchanged"]
 
 
 def partitions_for(total_bytes: int, target: int = 128 << 20) -> int:
-    """How many partitions keep one near `target` bytes; decided by data alone, never by workers."""
-    return max(1, min(4096, -(-total_bytes // target)))
+    """How many partitions keep one near `target` bytes; decided by data alone, never by workers.
+
+    At most 2^15, 4 TiB of text: beyond that partitions grow, since every sender's index has an entry per partition.
+    """
+    return max(1, min(1 << 15, -(-total_bytes // target)))
 
 
 def write_exchanged(folder: Path, name: str, tables: list[pa.Table], partitions: int) -> FileRecord:

@@ -127,6 +127,8 @@ def _write(verdict: Verdict, writer: ShardWriter, report: Report, where: str) ->
     size = text_bytes(batch)
     report.read += batch.num_rows
     report.bytes_in += size
+    for name, count in verdict.notes.items():
+        report.notes[name] = report.notes.get(name, 0) + count
     keep = pc.is_null(verdict.reason)
     kept = batch.filter(keep) if verdict.reason.null_count < batch.num_rows else batch
     if verdict.reason.null_count < batch.num_rows:

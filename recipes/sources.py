@@ -80,8 +80,8 @@ def paper_benchmarks(folder: Path | None = None) -> tuple[Benchmark, ...]:
     """
     folder = folder or Path(os.environ.get("CORPUS_DATA", ".")) / "benchmarks"
     return (
-        benchmark_at("humaneval", folder / "humaneval.jsonl.gz", ("prompt", "canonical_solution", "test"), "task_id"),
-        benchmark_at("mbpp", folder / "mbpp.jsonl.gz", ("text", "code", "test_list"), "task_id"),
+        benchmark_at("humaneval", folder / "humaneval.jsonl.gz", ("prompt", "canonical_solution"), "task_id"),
+        benchmark_at("mbpp", folder / "mbpp.jsonl.gz", ("text", "code"), "task_id"),
         benchmark_at("gsm8k", folder / "gsm8k_test.jsonl.gz", ("question", "answer")),
         benchmark_at("math", folder / "math_test.jsonl.gz", ("problem", "solution"), "idx"),
         benchmark_at("cmath", folder / "cmath.jsonl.gz", ("question",)),
