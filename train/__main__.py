@@ -7,6 +7,7 @@ python -m train recipes.moe_tiny --set lr=1e-3 --set model.n_routed_experts=16 -
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import os
 import signal
@@ -61,12 +62,26 @@ def load_recipe(name: str, settings: list[str]) -> TrainConfig:
     return apply_settings(config, pairs)
 
 
+def _keep_memory() -> None:
+    """Tell glibc to keep freed memory instead of giving it back.
+
+    A step on the CPU frees and takes the same tensors of 16 MB and more again; returned to the kernel, each comes back as page
+    faults: 3,800 tokens/s became 5,200 without them, at the same loss to the last bit. Other C libraries are left alone.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Read when torch is loaded, hence the imports below. OpenMP's threads otherwise spin while they wait; when another
     # program has the other core, that made a step 4 to 7 times slower here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _keep_memory()
     try:
         if "://" in options.root:
             raise ConfigError(f"--root {options.root}: token shards are memory-mapped, a local folder expected")
