@@ -104,7 +104,7 @@ class Engine:
 
         judge: batch -> Verdict, or an iterator of Verdicts (a source over Items; a stage that makes documents). With `setup`
             it is also given `state=setup()`, made once per worker; with `beside`, `beside=` the pa.Table of partition i of
-            an exchange, i being the input shard's position (null columns where nothing was sent there).
+            an exchange, i being the input shard's position, and `first=` the row in the shard that the batch begins with.
         files: a Step, an Exchanged (partition p becomes shard p; its batch is the whole partition), or Items.
         columns: read only these of the input.
 

@@ -61,26 +61,30 @@ class Exchanged:
     def names(self) -> list[str]:
         return [f"{p:05d}" for p in range(self.partitions)]
 
-    def table(self, partition: int) -> pa.Table:
-        """All rows of a partition."""
-        tables = [pa.Table.from_batches([self._batch(sender, partition)]) for sender in self.senders]
+    def table(self, partition: int, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a partition; only `columns` are decoded."""
+        tables = [pa.Table.from_batches([self._batch(sender, partition, columns)]) for sender in self.senders]
         return pa.concat_tables(tables).combine_chunks()
 
-    def _batch(self, sender: str, partition: int) -> pa.RecordBatch:
+    def _batch(self, sender: str, partition: int, columns: list[str] | None) -> pa.RecordBatch:
         path = self.folder / f"{sender}.arrow"
         try:
-            source = pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(path.open("rb"), mode="r")
-            with source, pa.ipc.open_file(source) as reader:
-                return reader.get_batch(partition)
+            with _open(path) as source, pa.ipc.open_file(source) as reader:
+                if columns is None:
+                    return reader.get_batch(partition)
+                fields = [reader.schema.get_field_index(name) for name in columns]
+            with (
+                _open(path) as source,
+                pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)) as reader,
+            ):
+                return reader.get_batch(partition).select(columns)
         except (pa.ArrowInvalid, OSError) as error:
             raise CorruptFile(
                 f"{path} cannot be read ({error}); it will be made again", path=str(path), folder="exchange", file=path.name
             ) from error
 
     def read(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        table = self.table(int(name))
-        if columns is not None:
-            table = table.select(columns)
+        table = self.table(int(name), columns)
         batches = table.to_batches()
         yield batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
@@ -89,6 +93,10 @@ class Exchanged:
 
     def only(self, name: str) -> Exchanged:
         return self
+
+
+def _open(path: Path) -> pa.NativeFile:
+    return pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(path.open("rb"), mode="r")
 
 
 def partition_of(keys: pa.Array, partitions: int) -> np.ndarray:

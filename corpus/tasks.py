@@ -69,8 +69,12 @@ def run_map(task: ShardTask) -> dict[str, Any]:
 
     def work(report: Report) -> list[FileRecord]:
         extras = task.extras()
+        first = 0
         with ShardWriter(task.folder, task.name, roll=not strict) as writer:
             for batch in task.batches():
+                if task.beside is not None:
+                    extras["first"] = first
+                    first += batch.num_rows
                 absorb(batch, task.function(batch, **extras), writer, report, strict, where)
             return writer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ def test_buffers_of_a_slice_are_its_texts(values: list[str], a: int, b: int) -> 
     for kind in (pa.string(), pa.large_string()):
         array = pa.array(values, kind).slice(start, stop - start)
         offsets_N1, data_B = text_buffers(array)
-        cut = [bytes(data_B[i:j]).decode() for i, j in zip(offsets_N1[:-1], offsets_N1[1:])]
+        cut = [bytes(data_B[i:j]).decode() for i, j in itertools.pairwise(offsets_N1)]
         assert cut == values[start:stop]
 
 
