@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import os
 import subprocess
 import sys
@@ -45,16 +44,15 @@ def standard_library() -> Repository:
 
 
 def installed_package(name: str) -> Repository | None:
-    """An importable package as a repository without history, named like it; None where it is not installed."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
+    """A package of this Python's environment as a repository without history, named like it; None where it is not installed."""
+    paths = sysconfig.get_paths()
+    folders = [Path(paths[kind]).joinpath(*name.split(".")) for kind in ("purelib", "platlib")]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
         return None
     owners = _distributions().get(name.partition(".")[0], [])
     version = ",".join(sorted({f"{owner} {importlib.metadata.version(owner)}" for owner in owners}))
-    return Repository(path=next(iter(spec.submodule_search_locations)), name=name, kind="tree", version=version or None)
+    return Repository(path=str(folder), name=name, kind="tree", version=version or None)
 
 
 @functools.cache
