@@ -84,11 +84,16 @@ train: $(VENV)/.train
 report: $(VENV)/.train
 	$(RUN) report $(RECIPE) $(OPTIONS)
 
-# --- On a cluster: RAY_ADDRESS is the head's dashboard; ROOT a path or URL that every node can reach -----------------------
+# --- On a cluster -------------------------------------------------------------------------------------------------------
+# RAY_ADDRESS: the head's dashboard. ROOT: a path or URL that every node can reach. JOB_PYTHON: the Python that has the
+# packages, as the head node knows it; the code itself travels with the job.
 
 RAY_ADDRESS ?= http://127.0.0.1:8265
+JOB_PYTHON  ?= $(abspath $(BIN)/python)
+JOB_ROOT    := $(if $(findstring ://,$(ROOT)),$(ROOT),$(abspath $(ROOT)))
 submit: $(VENV)/.train
-	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- python -m corpus run $(RECIPE) $(OPTIONS)
+	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
+	  $(JOB_PYTHON) -m corpus run $(RECIPE) --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
 clean:
 	rm -rf $(VENV)/.train $(VENV)/.dev build *.egg-info

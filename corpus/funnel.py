@@ -10,8 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from corpus.progress import human_bytes, human_seconds
-from corpus.report import Report
+from corpus.report import Report, human_bytes, human_seconds
 
 __all__ = ["page", "print_table"]
 

@@ -6,29 +6,11 @@ import sys
 import time
 from typing import Any
 
-from corpus.report import Report
+from corpus.report import Report, human_bytes, human_seconds
 
-__all__ = ["Lines", "human_bytes", "human_seconds"]
+__all__ = ["Lines"]
 
 EVERY = 10.0  # seconds between plain lines of one step
-
-
-def human_bytes(n: float) -> str:
-    """1.5 GB; decimal, as disks and networks are sold."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(n) < 1000 or unit == "TB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return ""
-
-
-def human_seconds(s: float) -> str:
-    """8.5 s, 3 min 20 s, 2 h 5 min."""
-    if s < 60:
-        return f"{s:.1f} s"
-    if s < 3600:
-        return f"{s // 60:.0f} min {s % 60:.0f} s"
-    return f"{s // 3600:.0f} h {s % 3600 // 60:.0f} min"
 
 
 class Lines:

@@ -13,7 +13,25 @@ from typing import Any
 
 from corpus.errors import ConservationError
 
-__all__ = ["Report"]
+__all__ = ["Report", "human_bytes", "human_seconds"]
+
+
+def human_bytes(n: float) -> str:
+    """1.5 GB; decimal, as disks and networks are sold."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(n) < 1000 or unit == "TB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return ""
+
+
+def human_seconds(s: float) -> str:
+    """8.5 s, 3 min 20 s, 2 h 5 min."""
+    if s < 60:
+        return f"{s:.1f} s"
+    if s < 3600:
+        return f"{s // 60:.0f} min {s % 60:.0f} s"
+    return f"{s // 3600:.0f} h {s % 3600 // 60:.0f} min"
 
 
 @dataclasses.dataclass
@@ -63,6 +81,20 @@ class Report:
                 f"step {step} accounts for {self.read} documents, its upstream steps wrote {expected}; "
                 "every document read must be kept, dropped with a reason, merged or used"
             )
+
+    def line(self) -> str:
+        """The report in one line: documents, bytes of text, drops, seconds, MB/s."""
+        parts = [f"{self.read:,} documents"] if self.read else []
+        if self.bytes_in:
+            parts.append(human_bytes(self.bytes_in))
+        if self.dropped:
+            parts.append(f"{sum(self.dropped.values()):,} dropped")
+        if self.merged:
+            parts.append(f"{self.merged:,} merged into {self.created:,}")
+        parts.append(human_seconds(self.seconds))
+        if self.bytes_in and self.seconds:
+            parts.append(f"{self.bytes_in / 1e6 / self.seconds:.0f} MB/s")
+        return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

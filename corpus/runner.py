@@ -199,6 +199,7 @@ def _run_step(step: Step, engine: Engine) -> None:
         for line in report.notes.get("rebuilt", []):
             engine.progress.say(f"damaged: {line}")
         write_json(out / "step.json", _record(step, report, files))
+        engine.progress.say(f"done {step.folder}: {report.line()}")
         if (out / "exchange").exists():
             _remove(out / "exchange")
 
