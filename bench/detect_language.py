@@ -2,16 +2,13 @@
 
 `accuracy(path)` measures on data/langid (2,741 real files whose language the tools that ship them say): overall, by
 whether the name has an extension, per language, and the confusions. The texts of 30 % of the files, by hash, were
-not looked at while the rules were written: `held_out`. The figures are printed and written as Markdown by
-
-    CORPUS_DATA=… python -m bench.detect_language [ACCURACY.md]
+not looked at while the rules were written: `held_out`. With CORPUS_DATA set, a run writes it all to bench/LANGUAGES.md.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +19,12 @@ import pyarrow as pa
 import xxhash
 import zstandard
 
-from bench.measure import Row, Sample, build_sample, rate
+from bench.measure import Row, Sample, rate
 from corpus.languages import SUPPORTED, detect
 from corpus.shards import atomic
 from stages.detect_language import Config, judge
 
+TABLE = Path(__file__).with_name("LANGUAGES.md")
 UPSTREAM: Any = None  # judge never looks there
 HELD_OUT = 30  # percent
 
@@ -163,6 +161,8 @@ def bench(sample: Sample) -> list[Row]:
     note = ""
     if where := os.environ.get("CORPUS_DATA"):
         measured = accuracy(Path(where) / "langid" / "samples.jsonl.zst")
+        with atomic(TABLE) as temporary:
+            temporary.write_text(report(measured), "utf-8")
         note = f"{measured.right:.1%} of {sum(c for c, _ in measured.per_language.values())} known files right"
     headers = Sample([_nameless(batch) for batch in few.batches], few.bytes)
     bare = rate(lambda: [judge(batch, config) for batch in headers.batches], headers.bytes)
@@ -182,20 +182,3 @@ def _has_pygments() -> bool:
     except ImportError:
         return False
     return True
-
-
-def main() -> None:
-    where = os.environ.get("CORPUS_DATA")
-    if not where:
-        sys.exit("CORPUS_DATA is not set: it names the folder of real data that holds langid/samples.jsonl.zst")
-    text = report(accuracy(Path(where) / "langid" / "samples.jsonl.zst"))
-    print(text)
-    if len(sys.argv) > 1:
-        with atomic(Path(sys.argv[1])) as temporary:
-            temporary.write_text(text, "utf-8")
-    for row in bench(build_sample(60)):
-        print(row)
-
-
-if __name__ == "__main__":
-    main()
