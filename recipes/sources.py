@@ -14,7 +14,7 @@ from pathlib import Path
 from corpus.repository import Repository
 from stages.index_benchmarks import Benchmark, benchmark_at
 
-__all__ = ["PACKAGES", "installed_package", "own_repository", "paper_benchmarks", "planted_repository", "standard_library"]
+__all__ = ["PACKAGES", "installed_package", "own_repository", "paper_benchmarks", "standard_library"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -61,13 +61,8 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def planted_repository() -> Repository:
-    """A made-up repository that holds made-up benchmark items, so that a reader sees decontamination work."""
-    return Repository(path=str(HERE / "planted" / "repository"), name="planted", kind="tree", version="1")
-
-
 def planted_benchmark() -> Benchmark:
-    """The items planted_repository holds."""
+    """The made-up items that files in recipes/planted/repository hold."""
     return benchmark_at("planted", HERE / "planted" / "benchmark.jsonl", ("question", "solution"), "id")
 
 

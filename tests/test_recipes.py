@@ -70,7 +70,7 @@ def test_the_sample_is_made_of_what_is_installed() -> None:
 
     steps = {step.name: step for step in walk(recipe())}
     names = {repository.name for repository in steps["crawl_github"].config.repositories}
-    assert {"crawl-to-tokens", "python-stdlib", "planted", "numpy", "pyarrow", "ray"} <= names
+    assert {"crawl-to-tokens", "python-stdlib", "numpy", "pyarrow", "ray"} <= names
     assert recipe().folder == recipe().folder
     changed = {s.name for s in walk(override(recipe(), {"filter_code.max_line": "500"}))
                if s.fingerprint != steps[s.name].fingerprint}  # fmt: skip

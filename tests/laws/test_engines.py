@@ -122,8 +122,15 @@ def test_killed_workers_are_replaced(tmp_path: Path, expected_slow: dict[str, by
     assert contents(tmp_path) == expected_slow
 
 
+def heed_ctrl_c() -> None:
+    """A shell's background job ignores SIGINT, and so would what we start when the tests themselves run as one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_stops_cleanly_and_the_next_run_continues(tmp_path: Path, expected_slow: dict[str, bytes]) -> None:
-    process = subprocess.Popen(command(tmp_path, 0), cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path, 0), cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("*/done/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)

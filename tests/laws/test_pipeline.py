@@ -17,16 +17,18 @@ from corpus.runner import run
 from corpus.step import Step, walk
 from corpus.tokens import TokenShards
 from recipes.repositories import clean_files, samples
-from recipes.sources import planted_benchmark, planted_repository
+from recipes.sources import planted_benchmark
 from stages import crawl_github, encode_tokens, index_benchmarks, mix, train_tokenizer
 
+HERE = Path(__file__).resolve().parents[2]
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 PACKAGES = ("asyncio", "concurrent", "email", "html", "http", "importlib", "json", "logging", "unittest", "xml")
 
 
 def build(copy: Path, *, backwards: bool = False) -> Step:
     packages = [Repository(path=str(STDLIB / name), name=name, kind="tree", version="1") for name in PACKAGES]
-    repositories = [*packages, planted_repository(), Repository(path=str(copy), name="zcopy", kind="tree", version="1")]
+    planted = Repository(path=str(HERE / "recipes" / "planted" / "repository"), name="planted", kind="tree", version="1")
+    repositories = [*packages, planted, Repository(path=str(copy), name="zcopy", kind="tree", version="1")]
     if backwards:
         repositories.reverse()
     crawl = Step("crawl_github", crawl_github.Config(repositories=tuple(repositories), before=None, repositories_per_shard=3))
