@@ -187,13 +187,13 @@ def _run_step(step: Step, engine: Engine) -> None:
     with _hold(out, engine):
         if read_record(engine.root, step) is not None:
             return  # another run finished it while this one waited
-        for leftover in out.rglob(".tmp-*") if is_local(out) else ():
-            leftover.unlink(missing_ok=True)  # of a killed run; nobody else writes here while we hold it
+        _sweep(out)  # of a killed run
         started = time.perf_counter()
         engine.spent = Report()
         report: Report = stage_of(step).run(step.config, out, engine)
         report.seconds = time.perf_counter() - started
         report.task_seconds, report.peak_memory = engine.spent.task_seconds, engine.spent.peak_memory
+        _sweep(out)  # of killed workers
         files = _files(out)
         _verify(step, engine, report, files)
         for line in report.notes.get("rebuilt", []):
@@ -202,6 +202,12 @@ def _run_step(step: Step, engine: Engine) -> None:
         engine.progress.say(f"done {step.folder}: {report.line()}")
         if (out / "exchange").exists():
             _remove(out / "exchange")
+
+
+def _sweep(out: Path) -> None:
+    """Delete half-written files that nobody will finish; nobody else writes here while the step is held."""
+    for leftover in out.rglob(".tmp-*") if is_local(out) else ():
+        leftover.unlink(missing_ok=True)
 
 
 def _remove(folder: Path) -> None:

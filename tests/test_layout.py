@@ -112,3 +112,17 @@ def test_importing_the_command_line_is_light() -> None:
     code = "import sys, corpus.__main__; print([m for m in ('ray', 'torch', 'numba') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_readme_shows_the_tree_as_it_is() -> None:
+    text = (HERE / "README.md").read_text("utf-8")
+    for package in [*ALLOWED, "bench", "tests", "dev"]:
+        assert f"\n{package}/ " in text, f"README's tree lacks {package}/"
+    block = text[text.index("\nstages/ ") : text.index("\nrecipes/ ")]
+    shown = set(block.split()[1:])
+    assert shown == {path.stem for path in sources("stages")} - {"__init__"}
+    makefile = (HERE / "Makefile").read_text("utf-8")
+    for target in ("demo", "test", "check", "bench", "submit", "crawl", "filter", "dedup", "decontaminate", "mix", "tokenize"):
+        assert f"\n{target}" in makefile or f" {target} " in makefile, target
+    for module in ("sample", "deepseek_coder_v2", "moe_tiny"):
+        assert (HERE / "recipes" / f"{module}.py").exists() and module in text

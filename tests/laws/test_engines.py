@@ -120,6 +120,7 @@ def test_killed_workers_are_replaced(tmp_path: Path, expected_slow: dict[str, by
     assert process.returncode == 0, errors
     assert killed >= 3
     assert contents(tmp_path) == expected_slow
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def heed_ctrl_c() -> None:
