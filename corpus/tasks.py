@@ -20,7 +20,7 @@ from corpus.errors import CorruptFile, storage_error
 from corpus.exchange import Exchanged, write_exchanged
 from corpus.report import Report
 from corpus.shards import FileRecord, Shards, StepShards, check_file, read_json, record_file, write_json
-from corpus.write import ShardWriter, absorb, peak_memory
+from corpus.write import ShardWriter, absorb, clear_peak, peak_memory
 
 __all__ = ["ReduceTask", "ShardTask", "run_convert", "run_map", "run_reduce", "run_route"]
 
@@ -120,6 +120,7 @@ def run_route(task: ShardTask) -> dict[str, Any]:
 def run_reduce(task: ReduceTask) -> dict[str, Any]:
     """The one task of reduce. It is not resumed: it runs again if the step was not finished."""
     started = time.perf_counter()
+    clear_peak()
     report = Report()
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -153,6 +154,7 @@ def _recorded(task: ShardTask, work: Callable[[Report], list[FileRecord]]) -> di
     except CorruptFile as error:
         report.notes["rebuilt"] = [str(error)]
     started = time.perf_counter()
+    clear_peak()
     try:
         files = work(report)
     except OSError as error:
