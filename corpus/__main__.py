@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import io
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,7 @@ def load_recipe(name: str, settings: list[str], until: str | None = None) -> Ste
     module_name, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the console script does not have it, `python -m` does
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise  # the recipe is there, something it imports is not
-        raise ConfigError(f"no recipe module {module_name!r}; give a module such as recipes.sample") from error
+    module = _import(module_name)
     make = getattr(module, function or "recipe", None)
     if make is None or not callable(make):
         functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
@@ -106,10 +103,25 @@ def load_recipe(name: str, settings: list[str], until: str | None = None) -> Ste
     return last
 
 
+def _import(name: str) -> types.ModuleType:
+    try:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ModuleNotFoundError(name=name)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{name}.".startswith(f"{error.name}."):
+            raise  # the recipe is there, something it imports is not
+        raise ConfigError(f"no recipe module {name!r}; give a module such as recipes.sample, not a file") from error
+    except SyntaxError as error:
+        raise ConfigError(f"recipe {name} cannot be read: {error.filename}, line {error.lineno}: {error.msg}") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 1 for an error of ours (said on stderr), 130 after Ctrl-C."""
+    """Run a command; the exit status: 0, 1 for an error of ours or a run cut off by `| head`, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack → and …, or letters of a path
     try:
         last = load_recipe(options.recipe, options.set, options.until)
         root = as_path(options.root)
@@ -124,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             for line in explain(last, root, options.document):
                 print(line)
+        sys.stdout.flush()  # here, where a broken pipe is understood
     except CorpusError as error:
         print(f"corpus: {error}", file=sys.stderr)
         return 1
@@ -131,8 +144,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ncorpus: stopped. Finished shards are kept; run the same command again to continue.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `corpus plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return int(options.verb == "run")  # which may not have come to its end
     return 0
 
 
@@ -149,6 +164,8 @@ def _print_plan(last: Step, root: Path) -> None:
 
 
 def _run(last: Step, options: argparse.Namespace) -> None:
+    if options.workers is not None and options.workers < 0:
+        raise ConfigError(f"--workers {options.workers}: 0 (this process) or more expected")
     progress = Lines()
     engine: Engine
     if options.workers == 0:
@@ -157,11 +174,11 @@ def _run(last: Step, options: argparse.Namespace) -> None:
         from corpus.engine_ray import RayEngine
 
         engine = RayEngine(options.root, progress, workers=options.workers)
-    ran = []
+    ran: list[str] = []
 
     def announce(row: Planned) -> None:
         progress.say(f"{MARKS[row.runs]} {row.step.folder}: {row.why}")
-        if row.runs:
+        if row.runs and row.step.name not in ran:  # a step runs again where damage is met
             ran.append(row.step.name)
 
     try:
@@ -188,12 +205,12 @@ def _report(last: Step, root: Path, recipe: str) -> None:
     if not records:
         raise ConfigError(f"nothing of {recipe} has been made under {root}; corpus run {recipe} --root {root}")
     reports = {name: Report.from_dict(record["report"]) for name, record in records.items()}
-    _print_funnel(last, reports)
     keys = ("step", "stage", "revision", "fingerprint", "config", "finished", "versions", "host")
     plan_rows = [{**{k: record[k] for k in keys}, "notes": record["report"]["notes"]} for record in records.values()]
     path = root / "report.html"
     with atomic(path) as temporary:
         temporary.write_text(page(recipe, reports, plan_rows), "utf-8")
+    _print_funnel(last, reports)  # after the page: `corpus report | head` ends here
     print(f"page: {path}")
 
 

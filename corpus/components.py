@@ -23,7 +23,7 @@ import pyarrow as pa
 from numba import njit
 
 from corpus.errors import ConfigError
-from corpus.shards import atomic
+from corpus.exchange import exchange_file
 
 __all__ = ["EDGES", "GIANTS", "GIANT_BYTES", "GROUP_BYTES", "components", "group", "join", "weigh"]
 
@@ -225,13 +225,12 @@ def group(edges: Iterator[pa.RecordBatch], out: Path, *, partitions: int, homes:
     loads, totals = np.zeros(len(parents), np.uint32), np.zeros(6, np.int64)
     _measure(parents, sizes, loads, totals)
     _pack(parents, loads, GROUP_BYTES >> 10, GIANT_BYTES >> 10, totals)
-    with atomic(out / "exchange" / "groups" / "groups.arrow") as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, GROUPS, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-            first = rank = 0
-            for home in homes:
-                rows, groups = np.empty(home, np.uint32), np.empty(home, np.uint32)
-                found, rank = _assign(bits, parents, loads, first, first + home, rank, rows, groups)
-                writer.write_batch(pa.record_batch([pa.array(rows[:found]), pa.array(groups[:found])], schema=GROUPS))
-                first += home
+    with exchange_file(out / "exchange" / "groups" / "groups.arrow", GROUPS) as add:
+        first = rank = 0
+        for home in homes:
+            rows, groups = np.empty(home, np.uint32), np.empty(home, np.uint32)
+            found, rank = _assign(bits, parents, loads, first, first + home, rank, rows, groups)
+            add(pa.record_batch([pa.array(rows[:found]), pa.array(groups[:found])], schema=GROUPS))
+            first += home
     names = ("groups", "components", "largest", "giants", "giant_units", "giant_load")
     return dict(zip(names, totals.tolist(), strict=True))

@@ -5,11 +5,12 @@ found in several places means the nearest one (longest common folder). An import
 `using A.B`, means all of its files, unless they are more than WIDE: it then says nothing about order, and a hostile
 repository could make edges quadratic. Names that are not in the repository (standard library, third parties) have no edge.
 
-`dependency_order` is Algorithm 1 of the DeepSeek-Coder paper (reference/method.md 4.1).
+`dependency_order` is Algorithm 1 of the DeepSeek-Coder paper (arXiv 2401.14196, section 2.2).
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -144,12 +145,16 @@ def _python(paths: Sequence[str], names: Sequence[Names], members: list[int]) ->
         roots.add(package)
     index = _suffixes(keys)
 
+    @functools.cache  # or a repository with a utils.py in every folder would be gone through for every name imported from one
+    def rooted(key: str) -> list[int]:
+        return [j for j in index.get(key, ()) if keys[j][: -len(key)].rstrip("/") in roots]
+
     def absolute(i: int, name: str) -> list[int]:
         folder = _folder(paths[i])
         script = "" if folder in packages else folder  # a file outside packages finds its neighbours by bare name
         for key in _shorter(name.split(".")):
-            above = ((j, keys[j][: -len(key)].rstrip("/")) for j in index.get(key, ())[: WIDE * 10])
-            if found := [j for j, root in above if root in roots or root == script]:
+            beside = exact.get(f"{script}/{key}".lstrip("/"))
+            if found := [*rooted(key), *(() if beside is None else (beside,))]:
                 return _nearest(found, paths, paths[i])
         return []
 

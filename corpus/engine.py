@@ -25,7 +25,7 @@ import pyarrow as pa
 from corpus.errors import CorpusError, CorruptFile, TaskError
 from corpus.exchange import Exchanged
 from corpus.report import Report
-from corpus.shards import FileRecord, Shards, StepShards, as_path, read_json
+from corpus.shards import FileRecord, Shards, StepShards, as_path, is_local, read_json
 from corpus.step import Step
 from corpus.tasks import ReduceTask, ShardTask, run_convert, run_map, run_reduce, run_route
 
@@ -64,13 +64,17 @@ class Engine:
     """The verbs. A subclass says how tasks are executed, in `execute`, and nothing else."""
 
     def __init__(self, root: str | Path, progress: Progress | None = None) -> None:
-        self.root = as_path(root)
+        root = as_path(root)
+        self.root = root.absolute() if is_local(root) else root  # a worker may stand in another folder
         self.progress: Progress = progress or Silent()
         self.spent = Report()  # task_seconds and peak_memory of every verb since the runner last cleared it
 
     def execute(self, tasks: list[Task]) -> Iterator[tuple[Task, Any]]:
         """Run every task; yield (task, result) in any order. Raises the first error that retrying does not cure."""
         raise NotImplementedError
+
+    def open(self) -> None:
+        """Have workers, if any; called before tasks are timed."""
 
     def close(self) -> None:
         """Release workers, if any."""
@@ -191,6 +195,8 @@ class Engine:
 
     def _gather(self, phase: str, tasks: list[Task]) -> Report:
         total = Report()
+        if tasks:
+            self.open()
         self.progress.begin(phase, len(tasks), sum(task.weight for task in tasks))
         reports: dict[str, Report] = {}
         try:
@@ -220,7 +226,7 @@ def call(task: Task) -> Any:
         return task.function(*task.arguments)
     except CorpusError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a stage that exits must not take its worker along, to be tried again and again
         where = f"{task.function.__name__} of {task.name}"
         text = "".join(traceback.format_exception(error))
         raise TaskError(f"{where} failed with {type(error).__name__}: {error}\n{text}", task=task.name) from error

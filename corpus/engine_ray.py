@@ -5,8 +5,8 @@ set (a cluster, or `ray job submit`) that cluster is used; otherwise a private o
 task is due, so that a recipe with nothing to do never pays for it.
 
     back-pressure   at most 2 × CPUs tasks submitted; largest first, so that the last one to finish is a small one
-    retries         a lost worker or node: Ray reruns the task (tasks leave the same bytes however often they run);
-                    an error raised by the task is not retried, it would be raised again
+    retries         a lost worker or node: Ray reruns the task (tasks leave the same bytes however often they run), a few
+                    times where it was killed for memory; an error raised by the task is not retried, it would be raised again
     time limit      a task past `time_limit_s` is killed and the run ends with its name
     memory          `task_memory` bytes are reserved per task, so that a node runs no more than it has room for
     stragglers      a task that takes five times the median, and over a minute, is named once
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -23,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from corpus.engine import Engine, Progress, Task, call
-from corpus.errors import TaskError
+from corpus.errors import ConfigError, TaskError
 
 __all__ = ["RayEngine"]
 
 LOST_WORKERS = 20  # times Ray may rerun one task whose worker died under it
+MEMORY_KILLS = 3  # and one whose worker was killed because the node ran out of memory; Ray's own default is for ever
+CONNECT_SECONDS = 10.0
 STRAGGLER_FACTOR, STRAGGLER_SECONDS = 5.0, 60.0
 
 
@@ -53,12 +57,14 @@ class RayEngine(Engine):
     def execute(self, tasks: list[Task]) -> Iterator[tuple[Task, Any]]:
         if not tasks:
             return
-        ray = self._start()
+        self.open()
+        ray = self._ray
         waiting = sorted(tasks, key=lambda task: (task.weight, task.name))
         slots = 2 * max(1, int(ray.cluster_resources().get("CPU", self.workers)))
         running: dict[Any, tuple[Task, float]] = {}
         finished: list[float] = []
         named: set[str] = set()
+        watched = time.monotonic()
         try:
             while waiting or running:
                 while waiting and len(running) < slots:
@@ -69,22 +75,27 @@ class RayEngine(Engine):
                     task, since = running.pop(reference)
                     finished.append(time.monotonic() - since)
                     yield task, self._result(reference, task)
-                self._watch(running, finished, named)
+                if time.monotonic() - watched > 1:  # not after every task: there may be a hundred thousand
+                    self._watch(running, finished, named)
+                    watched = time.monotonic()
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
 
-    def _start(self) -> Any:
+    def open(self) -> None:
         if self._ray is not None:
-            return self._ray
+            return
         # ray.init would otherwise write a token into the user's home and report usage.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_task_oom_retries", str(MEMORY_KILLS))
         import ray
 
-        if os.environ.get("RAY_ADDRESS"):
+        ray._private.worker.print_to_stdstream = self._hear
+        handler = signal.getsignal(signal.SIGTERM)
+        if address := os.environ.get("RAY_ADDRESS"):
             if not ray.is_initialized():
-                ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+                _connect(ray, address)
         else:
             # Workers must import what this process can: a recipe's own stages live where it was started.
             path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
@@ -97,11 +108,17 @@ class RayEngine(Engine):
                 logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
             )
+        with contextlib.suppress(ValueError, TypeError):  # not the main thread, or not Python's: then it is not ours
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which ends the process in the middle of things
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": LOST_WORKERS}
         if self.task_memory:
             options["memory"] = self.task_memory
         self._ray, self._remote = ray, ray.remote(**options)(call)
-        return ray
+
+    def _hear(self, data: dict[str, Any], ignore_prefix: bool = False) -> None:
+        """What Ray says of lost workers and retries: a line each. It would print pages to stdout, in colour."""
+        for text in data["lines"]:
+            self.progress.say(f"ray: {text.strip().partition(chr(10))[0]:.160}")
 
     def _result(self, reference: Any, task: Task) -> Any:
         ray = self._ray
@@ -110,8 +127,9 @@ class RayEngine(Engine):
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except ray.exceptions.OutOfMemoryError as error:
-            advice = "give each task more room (fewer workers, or a larger task_memory)"
-            raise TaskError(f"task {task.name} was killed for memory: {error}; {advice}", task=task.name) from error
+            advice = "give each task more room: fewer workers, or a larger task_memory"
+            seen = str(error).partition("\n")[0]  # pages follow
+            raise TaskError(f"task {task.name} was killed for memory each time: {seen}; {advice}", task=task.name) from error
         except ray.exceptions.RayError as error:
             raise TaskError(
                 f"task {task.name} was lost and Ray gave up on running it again: {error}", task=task.name
@@ -136,3 +154,17 @@ class RayEngine(Engine):
             with contextlib.suppress(ConnectionError):  # the cluster is already gone
                 self._ray.shutdown()
             self._ray = self._remote = None
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Join the cluster at RAY_ADDRESS. Ray by itself tries a dead address for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        if colon and port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+        raise ConfigError(
+            f"no Ray cluster at RAY_ADDRESS={address} ({str(error).partition(chr(10))[0]}); start one (ray start --head), "
+            "correct the address (HOST:6379, not the dashboard's), or unset it to use this machine alone"
+        ) from error

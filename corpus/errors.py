@@ -4,7 +4,7 @@
     ├─ ConfigError          a recipe, a Config field or a --set is wrong; nothing has run
     │  └─ FingerprintError  a Config holds a value that cannot be named by its content
     ├─ InputError           something the user pointed at is missing, empty or unreadable
-    ├─ StorageError         the root cannot be written: full, read-only, no permission
+    ├─ StorageError         the root cannot be used: full, read-only, no permission, no folder, a failing disk
     ├─ CorruptFile          a file of ours does not have the bytes its record promises
     ├─ ConservationError    a stage lost or invented documents
     ├─ TaskError            a task failed, was killed too often, or ran out of time
@@ -18,6 +18,7 @@ attributes set through keyword arguments), so it survives the pickling between R
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class InputError(CorpusError):
 
 
 class StorageError(CorpusError):
-    """The root cannot be written: full, read-only, no permission."""
+    """The root cannot be used: full, read-only, no permission, no folder, a failing disk."""
 
 
 class CorruptFile(CorpusError):
@@ -88,24 +89,37 @@ class RootBusy(CorpusError):
     """Another run holds the step and will not let go."""
 
 
-_STORAGE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
+_STORAGE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE),
+}
 
 
-def storage_error(error: OSError, path: Path | str) -> StorageError | None:
-    """The StorageError for an OSError met while writing `path`; None when it is of another kind.
+def storage_error(error: OSError, path: Path | str, doing: str = "write") -> StorageError | None:
+    """The StorageError for an OSError met while using `path`; None when it is of another kind, or about another place.
 
-    The nearest existing folder is asked for its free space, since `path` itself may not exist yet.
+    The nearest existing folder is asked for its free space, since `path` itself may not exist yet. A URL has none to tell.
     """
-    if error.errno not in _STORAGE:
+    if error.errno not in _STORAGE or not _about(error, str(path)):
         return None
+    said = f"cannot {doing} {path}: {error.strerror or error}. "
+    if "://" in str(path):
+        return StorageError(f"{said}Look at it, or give another --root.", path=str(path))
     folder = Path(path)
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.isdir(folder) and folder != folder.parent:  # Path.is_dir raises where it may not look
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     return StorageError(
-        f"cannot write {path}: {error.strerror or error}. "
-        f"{usage.free / 1e9:.2f} GB free of {usage.total / 1e9:.2f} GB at {folder}. "
+        f"{said}{usage.free / 1e9:.2f} GB free of {usage.total / 1e9:.2f} GB at {folder}. "
         "Free some space or give another --root; finished shards are kept and the next run continues from them.",
         path=str(path),
         free=usage.free,
     )
+
+
+def _about(error: OSError, path: str) -> bool:
+    """Whether the file the error names, if any, is `path`, above, below or beside it: a stage may fail on a file elsewhere."""
+    if not isinstance(error.filename, str):
+        return True
+    seen, asked = os.path.abspath(error.filename), os.path.abspath(path)
+    return os.path.commonpath([seen, asked]) in (seen, asked) or os.path.dirname(seen) == os.path.dirname(asked)

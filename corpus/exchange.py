@@ -1,24 +1,34 @@
 """Rows on their way to where they must meet: one indexed file per sender, read by range per receiver.
 
-A file is Arrow IPC (lz4) with exactly one record batch per partition, in order, empty ones included; the IPC footer is the
-index. A receiver opens every sender's file, seeks to its own batch and reads nothing else, so memory is bounded by one
-partition and the number of files by the number of senders. Checksums: per sender in done/NAME.json, per batch by lz4.
+    schema | rows of partition 0 | rows of partition 1 | … | bounds | digests | tail
+
+The first parts are an Arrow IPC stream (lz4), nothing where a partition has no rows. bounds: P + 1 offsets, where the rows of
+each partition begin. digests: the xxh3-64 of each partition's bytes. A receiver opens every sender's file, reads its own
+two bounds, digest and bytes, and nothing else, so memory is bounded by one partition and the number of files by the number
+of senders; what it reads it has checked before Arrow sees it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import itertools
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
-from corpus.errors import ConfigError, CorruptFile
+from corpus.errors import ConfigError, CorruptFile, storage_error
 from corpus.shards import FileRecord, atomic, is_local, record_file
 
-__all__ = ["Exchanged", "partition_of", "partitions_for", "write_exchanged"]
+__all__ = ["Exchanged", "exchange_file", "partition_of", "partitions_for", "write_exchanged"]
+
+_TAIL = struct.Struct("<QQ8s")  # partitions, xxh3-64 of the schema's bytes, magic
+_MAGIC = b"EXCHANGE"
 
 
 def partitions_for(total_bytes: int, target: int = 128 << 20) -> int:
@@ -27,6 +37,36 @@ def partitions_for(total_bytes: int, target: int = 128 << 20) -> int:
     At most 2^15, 4 TiB of text: beyond that partitions grow, since every sender's index has an entry per partition.
     """
     return max(1, min(1 << 15, -(-total_bytes // target)))
+
+
+@contextlib.contextmanager
+def exchange_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table | pa.RecordBatch], None]]:
+    """A function to call with the rows of every partition in turn; the file is there when the block ends well."""
+    bounds: list[int] = []
+    with atomic(path) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink:
+            with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+                writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))  # the schema goes out with the first batch
+                bounds.append(sink.tell())
+
+                def add(rows: pa.Table | pa.RecordBatch) -> None:
+                    if rows.num_rows:
+                        writer.write(rows)
+                    bounds.append(sink.tell())
+
+                yield add
+        with pa.memory_map(str(temporary)) as written:
+            data = memoryview(written.read_buffer())
+            digests = [_digest(data[a:b], p) for p, (a, b) in enumerate(itertools.pairwise(bounds))]
+            tail = _TAIL.pack(len(digests), _digest(data[: bounds[0]], 0), _MAGIC)
+        with temporary.open("ab") as file:
+            file.write(np.array(bounds, "<u8").tobytes() + np.array(digests, "<u8").tobytes() + tail)
+
+
+def _digest(data: memoryview | pa.Buffer, partition: int) -> int:
+    """Seeded, so that one partition's rows are not taken for another's."""
+    value: int = xxhash.xxh3_64_intdigest(data, seed=partition)
+    return value
 
 
 def write_exchanged(folder: Path, name: str, tables: list[pa.Table], partitions: int) -> FileRecord:
@@ -39,13 +79,9 @@ def write_exchanged(folder: Path, name: str, tables: list[pa.Table], partitions:
     table = table.drop_columns(["partition"]).take(pa.array(order)).combine_chunks()
     bounds = np.searchsorted(target[order], np.arange(partitions + 1))
     path = folder / f"{name}.arrow"
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with atomic(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-            for p in range(partitions):
-                rows = table.slice(bounds[p], bounds[p + 1] - bounds[p])
-                batches = rows.to_batches()
-                writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
+    with exchange_file(path, table.schema) as add:
+        for p in range(partitions):
+            add(table.slice(bounds[p], bounds[p + 1] - bounds[p]))
     return record_file(folder, path, table.num_rows)
 
 
@@ -62,26 +98,23 @@ class Exchanged:
         return [f"{p:05d}" for p in range(self.partitions)]
 
     def table(self, partition: int, columns: list[str] | None = None) -> pa.Table:
-        """All rows of a partition; only `columns` are decoded."""
-        tables = [pa.Table.from_batches([self._batch(sender, partition, columns)]) for sender in self.senders]
+        """All rows of a partition; `columns` of them."""
+        tables = [self._rows(sender, partition) for sender in self.senders]
+        if columns is not None:
+            tables = [table.select(columns) for table in tables]
         return pa.concat_tables(tables).combine_chunks()
 
-    def _batch(self, sender: str, partition: int, columns: list[str] | None) -> pa.RecordBatch:
+    def _rows(self, sender: str, partition: int) -> pa.Table:
         path = self.folder / f"{sender}.arrow"
         try:
-            with _open(path) as source, pa.ipc.open_file(source) as reader:
-                if columns is None:
-                    return reader.get_batch(partition)
-                fields = [reader.schema.get_field_index(name) for name in columns]
-            with (
-                _open(path) as source,
-                pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)) as reader,
-            ):
-                return reader.get_batch(partition).select(columns)
-        except (pa.ArrowInvalid, OSError) as error:
+            with _open(path) as source:
+                return _read(source, partition, self.partitions)
+        except (ValueError, FileNotFoundError, struct.error) as error:  # ArrowInvalid is a ValueError
             raise CorruptFile(
                 f"{path} cannot be read ({error}); it will be made again", path=str(path), folder="exchange", file=path.name
             ) from error
+        except OSError as error:
+            raise storage_error(error, path, "read") or error from error
 
     def read(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         table = self.table(int(name), columns)
@@ -97,6 +130,32 @@ class Exchanged:
 
 def _open(path: Path) -> pa.NativeFile:
     return pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(path.open("rb"), mode="r")
+
+
+def _read(source: pa.NativeFile, partition: int, partitions: int) -> pa.Table:
+    """The rows of a partition. ValueError where the bytes are not those that were written."""
+
+    def part(start: int, stop: int) -> pa.Buffer:
+        source.seek(start)
+        return source.read_buffer(max(0, stop - start))
+
+    end = source.size() - _TAIL.size
+    seen, schema_digest, magic = _TAIL.unpack(part(max(0, end), end + _TAIL.size))
+    if magic != _MAGIC or seen != partitions:
+        raise ValueError(f"it ends in {magic!r} after {seen} partitions, {_MAGIC!r} after {partitions} expected")
+    digests = end - 8 * partitions
+    bounds = digests - 8 * (partitions + 1)
+    first = int(np.frombuffer(part(bounds, bounds + 8), "<u8")[0])
+    start, stop = np.frombuffer(part(bounds + 8 * partition, bounds + 8 * partition + 16), "<u8").tolist()
+    digest = int(np.frombuffer(part(digests + 8 * partition, digests + 8 * partition + 8), "<u8")[0])
+    if not first <= start <= stop <= bounds:
+        raise ValueError(f"partition {partition} lies at {start}-{stop}, inside {first}-{bounds} expected")
+    head, rows = part(0, first), part(start, stop)
+    if _digest(head, 0) != schema_digest or _digest(rows, partition) != digest:
+        raise ValueError(f"the checksum of partition {partition} is wrong")
+    schema = pa.ipc.read_schema(head)
+    messages = pa.ipc.MessageReader.open_stream(rows) if rows.size else ()
+    return pa.Table.from_batches([pa.ipc.read_record_batch(message, schema) for message in messages], schema)
 
 
 def partition_of(keys: pa.Array, partitions: int) -> np.ndarray:

@@ -6,9 +6,10 @@ tokens. The text at the end is decoded from the tokens found and compared with t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from corpus.errors import InputError
-from corpus.runner import read_record
-from corpus.shards import is_local
+from corpus.errors import CorruptFile, InputError
+from corpus.plan import read_record
+from corpus.shards import FileRecord, check_file, is_local, open_checked, read_json
 from corpus.step import Step, upstream, walk
 
 __all__ = ["Track", "explain", "follow", "token_ranges"]
+
+_AT_ONCE = 1000  # files: Arrow keeps the footers of all that it reads as one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +48,18 @@ def explain(last: Step, root: Path, query: str) -> Iterator[str]:
             found += 1
             if found > 1:
                 yield ""
-            yield f"{_name(row)}  id {row['id']}"
-            yield from follow(last, root, step, row)
+            yield _printable(f"{_name(row)}  id {row['id']}")
+            yield from map(_printable, follow(last, root, step, row))
     if not found:
         raise InputError(
             f"no document {query!r} under {root}: give an id, a URL, or repository/path as the crawl named it "
             "(repository names are in the shards' column repo), for a recipe that has been run"
         )
+
+
+def _printable(line: str) -> str:
+    """One line on any terminal, whatever a path or an n-gram holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -74,7 +82,7 @@ def follow(last: Step, root: Path, source: Step, row: dict[str, Any]) -> Iterato
             )
             where[step.name] = [Track(row["id"], row["text"])]
             continue
-        tracks = [track for other in upstream(step) for track in where.get(other.name, [])]
+        tracks = dict.fromkeys(track for other in upstream(step) for track in where.get(other.name, []))
         if not tracks:
             continue
         if read_record(root, step) is None:
@@ -96,12 +104,14 @@ def _fate(folder: Path, track: Track) -> tuple[list[str], list[Track]]:
         return _tokens(folder, track), []
     lines: list[str] = []
     onward: list[Track] = []
+    kept = list(_rows(folder, "shards", this))
     for row in _rows(folder, "lineage", this):
         begin = row["start"] + (track.start or 0)
         stop = row["start"] + track.stop if track.stop is not None else row["stop"]
-        lines.append(f"merged   into {row['into']}, bytes {begin}-{stop}")
+        what = "copied   as  " if kept else "merged   into"
+        lines.append(f"{what} {row['into']}, bytes {begin}-{stop}")
         onward.append(Track(row["into"], track.text, begin, stop))
-    for row in _rows(folder, "shards", this, text=False):
+    for row in kept:
         facts = ", ".join(f"{key} {row[key]}" for key in ("lang", "lang_by") if row.get(key) is not None)
         lines.append(f"kept     shard {row['shard']}{', ' + facts if facts else ''}")
         onward.append(track)
@@ -115,7 +125,8 @@ def _dropped(row: dict[str, Any]) -> str:
 def _evidence(text: str | None) -> str:
     """JSON evidence as `key value` pairs; anything else as it is."""
     if text and text.startswith("{"):
-        return ", ".join(f"{key} {value}" for key, value in json.loads(text).items())
+        with contextlib.suppress(ValueError):  # an error message or an n-gram may begin like that
+            return ", ".join(f"{key} {value}" for key, value in json.loads(text).items())
     return text or "(no evidence)"
 
 
@@ -139,6 +150,9 @@ def token_ranges(folder: Path, track: Track) -> tuple[str, list[tuple[int, int]]
 
 
 def _tokens(folder: Path, track: Track) -> list[str]:
+    for kind in ("tokens", "tokens.json", "tokenizer.json"):
+        for file in _files(folder, kind):
+            check_file(folder, file)
     shard, ranges, decoded = token_ranges(folder, track)
     spans = ", ".join(f"{first}-{first + count}" for first, count in ranges) or "none"
     total = sum(count for _, count in ranges)
@@ -154,29 +168,52 @@ def _tokens(folder: Path, track: Track) -> list[str]:
 def _names(query: str) -> Any:
     repo, path = pc.field("repo"), pc.field("path")
     whole = pc.binary_join_element_wise(repo, path, "/") == query
-    return (pc.field("id") == query) | (pc.field("url") == query) | whole | (path.is_null() & (repo == query))
+    half = (path.is_null() & (repo == query)) | (repo.is_null() & (path == query))
+    return (pc.field("id") == query) | (pc.field("url") == query) | whole | half
 
 
 def _find(folder: Path, condition: Any) -> Iterator[dict[str, Any]]:
-    for row in _rows(folder, "shards", condition):
+    for row in _rows(folder, "shards", condition, text=True):
         yield {**row, "text": row["text"].encode("utf-8"), "reason": None}
     yield from _rows(folder, "dropped", condition)
 
 
-def _rows(folder: Path, kind: str, condition: Any, text: bool = True) -> Iterator[dict[str, Any]]:
-    """Matching rows of shards/, dropped/, lineage/ or one file, with `shard`, the name of the file they are in."""
-    path = folder / kind
-    if not path.exists():
-        return
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+def _rows(folder: Path, kind: str, condition: Any, text: bool = False) -> Iterator[dict[str, Any]]:
+    """Matching rows of shards/, dropped/, lineage/ or one file, with `shard`, the name of the file they are in.
+
+    CorruptFile for a damaged file; one that a row comes from is hashed first.
+    """
+    files = _files(folder, kind)
     for file in files:
-        if is_local(file):
-            data = ds.dataset(str(file), format="parquet")
+        check_file(folder, file)
+    for first in range(0, len(files), _AT_ONCE):
+        some = files[first : first + _AT_ONCE]
+        names = set(_matching(folder, some, condition, lambda _: ["__filename"]).column(0).to_pylist())
+        for file in some:
+            if any(name.endswith(file.path) for name in names):
+                open_checked(folder, file)
+                rows = _matching(folder, [file], condition, lambda names: [n for n in names if text or n != "text"])
+                for row in rows.to_pylist():
+                    yield {"shard": Path(file.path).stem, **row}
+
+
+def _matching(folder: Path, files: list[FileRecord], condition: Any, choose: Callable[[list[str]], list[str]]) -> pa.Table:
+    """The rows that match, of the columns chosen."""
+    paths = [folder / file.path for file in files]
+    try:
+        if is_local(folder):
+            data = ds.dataset([str(path) for path in paths], format="parquet")
         else:
-            data = ds.dataset(file.path, filesystem=file.fs, format="parquet")  # type: ignore[attr-defined]
-        columns = [name for name in data.schema.names if text or name != "text"]
-        for row in data.to_table(columns=columns, filter=condition).to_pylist():
-            yield {"shard": file.stem, **row}
+            data = ds.dataset([path.path for path in paths], filesystem=folder.fs, format="parquet")  # type: ignore[attr-defined]
+        return data.to_table(columns=choose(data.schema.names), filter=condition)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptFile(f"{paths[0].parent} cannot be read: {error}", path=str(paths[0])) from error
+
+
+def _files(folder: Path, kind: str) -> list[FileRecord]:
+    """The finished step's files in a folder of that name, or the one file."""
+    record = read_json(folder / "step.json") or {"files": []}
+    return [FileRecord(**file) for file in record["files"] if f"{file['path']}/".startswith(f"{kind}/")]
 
 
 def _has_documents(root: Path, step: Step) -> bool:

@@ -45,9 +45,7 @@ _LONGEST_REFERENCE = 33  # "&CounterClockwiseContourIntegral;"
 
 def visible_characters(text: pa.Array) -> np.ndarray:
     """Code points of visible text in each page (string or large_string, may be a slice; null = empty), as int64 [N]."""
-    offsets_N1, data_B = (array.view() for array in text_buffers(text))
-    offsets_N1.setflags(write=False)  # numba compiles anew for writable arrays, which some Arrow buffers give
-    data_B.setflags(write=False)
+    offsets_N1, data_B = text_buffers(text)
     visible_N = np.zeros(len(offsets_N1) - 1, np.int64)
     _scan_pages(offsets_N1, data_B, visible_N)
     return visible_N

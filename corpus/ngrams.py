@@ -74,8 +74,12 @@ class NgramIndex:
         """Index texts in canonical form. What one of the texts of `allow`, also canonical, would be found by is left out."""
         canon, kind_T, (key_E, span_E, words_E, marks_E, text_E) = _index_texts(texts, rule)
         if allow is not None and len(allow):
-            _, _, (allowed, *_) = _index_texts(allow, rule)
-            keep = ~np.isin(key_E, allowed)
+            allowed_canon, _, (allowed_key, allowed_span, *_) = _index_texts(allow, rule)
+            allowed = {_text(allowed_canon, *span) for span in allowed_span.tolist()}
+            keep = ~np.isin(key_E, allowed_key)
+            # The key of a whole text is that of its last words: another text may end like it.
+            for e in np.flatnonzero(~keep).tolist():
+                keep[e] = _text(canon, *span_E[e].tolist()) not in allowed
             key_E, span_E, words_E, marks_E, text_E = (a[keep] for a in (key_E, span_E, words_E, marks_E, text_E))
         keys = np.zeros(power_of_two(2 * len(key_E) + 1), np.uint64)
         slots = np.zeros(len(keys), np.int64)
@@ -99,8 +103,11 @@ class NgramIndex:
 
     def text_of(self, entry: int) -> str:
         """What was matched: folded words (of a whole text, marks too) with one space between."""
-        canon = self.grams.canon[self.grams.start_E[entry] : self.grams.stop_E[entry]]
-        return canon.tobytes().decode("utf-32-le")
+        return _text(self.grams.canon, self.grams.start_E[entry], self.grams.stop_E[entry])
+
+
+def _text(canon: np.ndarray, start: int, stop: int) -> str:
+    return canon[start:stop].tobytes().decode("utf-32-le")
 
 
 def _index_texts(texts: pa.Array, rule: Rule) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -63,6 +64,7 @@ class Lines:
 
     def _write(self, text: str) -> None:
         line = f"  {self.phase}: {text}"
-        self.stream.write(f"\r\x1b[K{line[:150]}" if self.live else line + "\n")
+        width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be taken back
+        self.stream.write(f"\r\x1b[K{line[:width]}" if self.live else line + "\n")
         self.stream.flush()
         self.open = self.live

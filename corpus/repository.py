@@ -90,7 +90,10 @@ def resolve(given: str | Repository) -> Repository:
     if repository.url is not None and repository.url.startswith("file://"):
         repository = dataclasses.replace(repository, url=None, path=unquote(urlsplit(repository.url).path) or "/")
     if repository.path is not None:
-        folder = Path(repository.path).expanduser()
+        try:
+            folder = Path(repository.path).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"repository {repository.path!r}: there is no such user to whose home ~ could lead") from None
         return dataclasses.replace(repository, path=str(folder), name=repository.name or folder.resolve().name or "root")
     assert repository.url is not None
     url, name = _fetchable(repository.url)

@@ -65,9 +65,15 @@ class Entry(NamedTuple):
 
 def path_text(path: bytes) -> str:
     """A path as text, different for different paths: bytes that are not UTF-8 and control characters (newline among them)
-    become \\xHH, and a backslash becomes two."""
+    become \\xHH, and a backslash becomes two. U+0080-009F, two bytes of UTF-8, become \\u00HH, as \\xHH is the bytes'.
+    """
     text = path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return text if text.isprintable() else _CONTROL.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
 
 
 def _content(path: bytes, data: bytes) -> File:

@@ -76,6 +76,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     local = is_local(path)
     folder = path.parent if local else Path(tempfile.gettempdir())
+    where = path if local else folder  # what an error is about
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=folder)
@@ -87,11 +88,12 @@ def atomic(path: Path) -> Iterator[Path]:
                 os.chmod(temporary, 0o644)  # mkstemp makes it private
                 os.replace(temporary, path)
             else:
+                where = path
                 path.fs.put_file(str(temporary), path.path)  # type: ignore[attr-defined]
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        if (known := storage_error(error, path)) is not None:
+        if (known := storage_error(error, where)) is not None:
             raise known from error
         raise
 
@@ -129,13 +131,22 @@ def _hash(data: pa.Buffer) -> str:
     return xxhash.xxh3_64_hexdigest(memoryview(data))
 
 
+@contextlib.contextmanager
+def _reading(path: Path, record: FileRecord | None = None) -> Iterator[None]:
+    """A disk that fails or refuses is a StorageError; a file that has a record and is missing, a CorruptFile."""
+    try:
+        yield
+    except OSError as error:
+        if record is not None and isinstance(error, FileNotFoundError):
+            raise _corrupt(path, "is missing", record) from None
+        raise storage_error(error, path, "read") or error from error
+
+
 def open_checked(folder: Path, record: FileRecord) -> pa.Buffer:
     """The bytes of a finished file; CorruptFile when they are not the recorded ones."""
     path = folder / record.path
-    try:
+    with _reading(path, record):
         data = _bytes(path)
-    except FileNotFoundError:
-        raise _corrupt(path, "is missing", record) from None
     if data.size != record.size:
         raise _corrupt(path, f"has {data.size} bytes", record)
     if (seen := _hash(data)) != record.xxh3:
@@ -146,10 +157,8 @@ def open_checked(folder: Path, record: FileRecord) -> pa.Buffer:
 def check_file(folder: Path, record: FileRecord) -> None:
     """CorruptFile unless the file is as recorded. Hashes it only if size is right and the time of change is not."""
     path = folder / record.path
-    try:
+    with _reading(path, record):
         stat = path.stat()
-    except FileNotFoundError:
-        raise _corrupt(path, "is missing", record) from None
     if stat.st_size != record.size:
         raise _corrupt(path, f"has {stat.st_size} bytes", record)
     if is_local(path) and stat.st_mtime_ns != record.mtime_ns:
@@ -176,13 +185,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """What write_json wrote; None where there is no file, CorruptFile where it is damaged."""
     try:
-        text = path.read_text("utf-8")
+        with _reading(path):
+            data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
-        text = ""
     try:
-        sealed = json.loads(text)
+        sealed = json.loads(data.decode("utf-8"))
         body = json.dumps(sealed["value"], sort_keys=True, ensure_ascii=False)
         if sealed["checksum"] == xxhash.xxh3_64_hexdigest(body.encode("utf-8", "surrogatepass")):
             value: dict[str, Any] = sealed["value"]
@@ -225,10 +233,7 @@ def read_batches(data: pa.Buffer, columns: list[str] | None) -> Iterator[pa.Reco
 
 
 def _one_batch(table: pa.Table) -> list[pa.RecordBatch]:
-    batches = table.combine_chunks().to_batches()
-    if not batches:
-        return [pa.RecordBatch.from_pylist([], schema=table.schema)]
-    return list(batches)
+    return table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
 
 
 class Shards(Protocol):

@@ -31,6 +31,7 @@ __all__ = [
     "key_columns",
     "labels",
     "order_keys",
+    "route_rows",
     "sort_units",
 ]
 
@@ -110,6 +111,15 @@ def describe(names: Any, where: Any, scores: np.ndarray | None = None) -> Any:
         parts += [" score ", pc.cast(pa.array(np.round(scores, 4)), pa.string())]
     said = pc.binary_join_element_wise(*parts, "")
     return pc.if_else(pc.equal(where, ""), said, pc.binary_join_element_wise(said, where, " at "))
+
+
+def route_rows(ordinals: np.ndarray, evidence: Any) -> pa.RecordBatch:
+    """DROPS of documents named by ordinal (shard << 32 | row), with the column `partition`: each to the shard it is in."""
+    row, shard = ordinals & np.uint64(0xFFFFFFFF), ordinals >> np.uint64(32)
+    if isinstance(evidence, pa.ChunkedArray):
+        evidence = evidence.combine_chunks()
+    columns = [pa.array(row.astype(np.uint32)), evidence, pa.array(shard.astype(np.int64))]
+    return pa.RecordBatch.from_arrays(columns, schema=DROPS.append(pa.field("partition", pa.int64())))
 
 
 def drop_rows(batch: pa.RecordBatch, drops: Any, first: int, reason: str) -> Verdict:

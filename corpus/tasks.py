@@ -148,11 +148,12 @@ def _recorded(task: ShardTask, work: Callable[[Report], list[FileRecord]]) -> di
     """Do `work` unless it was done before; publish done/NAME.json; the report as a dict."""
     done = task.folder / "done" / f"{task.name}.json"
     report = Report()
+    damage: list[str] = []
     try:
         if (earlier := _finished(task.folder, done)) is not None:
             return earlier
     except CorruptFile as error:
-        report.notes["rebuilt"] = [str(error)]
+        damage.append(str(error))
     started = time.perf_counter()
     clear_peak()
     try:
@@ -162,6 +163,8 @@ def _recorded(task: ShardTask, work: Callable[[Report], list[FileRecord]]) -> di
     report.task_seconds = time.perf_counter() - started
     report.peak_memory = peak_memory()
     write_json(done, {"files": [dataclasses.asdict(file) for file in files], "report": report.as_dict()})
+    if damage:  # told by this run, not by every later one that finds the shard done
+        report.notes["rebuilt"] = damage
     return report.as_dict()
 
 

@@ -46,7 +46,7 @@ class TextStats(NamedTuple):
 
 def text_stats(text: pa.Array) -> TextStats:
     """The statistics of each text (string or large_string, may be a slice; null = empty)."""
-    offsets_N1, data_B = _readonly(text)
+    offsets_N1, data_B = text_buffers(text)
     out_KN = np.zeros((len(TextStats._fields), len(offsets_N1) - 1), np.int64)
     _stats(offsets_N1, data_B, _alphabetic(), out_KN)
     return TextStats(*out_KN)
@@ -54,19 +54,10 @@ def text_stats(text: pa.Array) -> TextStats:
 
 def head_contains(text: pa.Array, needle: str, characters: int) -> np.ndarray:
     """For each text, `needle in text[:characters]`, as bool [N]. An empty needle is in every text."""
-    offsets_N1, data_B = _readonly(text)
+    offsets_N1, data_B = text_buffers(text)
     out_N = np.zeros(len(offsets_N1) - 1, np.bool_)
     _head_contains(offsets_N1, data_B, np.frombuffer(needle.encode(), np.uint8), characters, out_N)
     return out_N
-
-
-def _readonly(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """text_buffers, always read-only: numba compiles a kernel anew for writable arrays, which some Arrow buffers give."""
-    offsets_N1, data_B = text_buffers(text)
-    offsets_N1, data_B = offsets_N1.view(), data_B.view()
-    offsets_N1.setflags(write=False)
-    data_B.setflags(write=False)
-    return offsets_N1, data_B
 
 
 @functools.cache

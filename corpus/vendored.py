@@ -26,11 +26,13 @@ _VENDORED_FOLDERS = frozenset(_VENDORED.split())
 _GENERATED_FOLDERS = frozenset(("__generated__", "generated", ".idea", ".next", ".nuxt"))
 
 # File names, whole, in lower case: libraries people copy in as one file, and the launchers build tools put into every project.
+_KIND = r"(?:ui|mobile|migrate|bundle|slim|production|development|global|core|full)"  # of build, behind a library's name
 _VENDORED_FILE = re.compile(
     r"[\w.-]+[-.]min\.(?:js|mjs|css)"
     r"|(?:jquery|bootstrap|popper|angular|react|react-dom|vue|ember|backbone|underscore|lodash|prototype|mootools|dojo|d3|three"
     r"|moment|modernizr|require|handlebars|knockout|raphael|normalize|foundation|font-?awesome|highlight\.pack|leaflet|chart|select2)"
-    r"(?:[-.](?:v?\d[\w.]*|ui|mobile|migrate|bundle|slim|production|development|global|core|full))*\.(?:js|css)"
+    # A dot behind the version has one way to match, or `jquery.1.1.1 …` would take time exponential in its length.
+    rf"(?:[-.]{_KIND})*(?:[-.]v?\d[\w.]*(?:-(?:v?\d|{_KIND}\b)[\w.]*)*)?\.(?:js|css)"
     r"|(?:gradlew|mvnw)(?:\.bat|\.cmd)?|gradle-wrapper\.properties"
     r"|configure|config\.(?:guess|sub)|aclocal\.m4|libtool\.m4|lt(?:options|sugar|version|~obsolete)\.m4|ltmain\.sh|install-sh"
     r"|depcomp|missing|mkinstalldirs|py-compile|test-driver|ez_setup\.py|distribute_setup\.py|versioneer\.py"

@@ -74,7 +74,8 @@ class ShardWriter:
             writer, self._writer = self._writer, None
             context, self._atomic = self._atomic, None
             if writer is not None:
-                writer.close()
+                with contextlib.suppress(OSError, pa.ArrowException):  # on a full disk its last bytes do not fit either:
+                    writer.close()  # the error on its way says so, and the file must still go
             context.__exit__(*error)
 
     def keep(self, batch: pa.RecordBatch) -> None:

@@ -18,7 +18,7 @@ __all__ = ["clean_files", "samples"]
 
 
 def clean_files(crawl: Step, index: Step, level: Literal["file", "repository"] = "file") -> Step:
-    """crawl → language → file rules → exact and near duplicates at `level` → decontamination (method: file by file)."""
+    """crawl → language → file rules → exact and near duplicates at `level` → decontamination (by file: DeepSeek-Coder 2.4)."""
     languages = Step("detect_language", detect_language.Config(files=crawl))
     rules = Step("filter_code", filter_code.Config(files=languages))
     exact = Step("dedup_exact", dedup_exact.Config(files=rules, level=level))

@@ -15,7 +15,8 @@ a new document: `path` and `url` only where it is one file, `source`, `commit`, 
 The order is a hash of (seed, repository, id), so neither shards nor workers matter. All of a repository meets in one task:
 memory is about three times its text, hence a 10 GB repository needs a worker of 30 GB. Filter such repositories upstream.
 
-Reference: reference/method.md 4; DeepSeek-Coder (arXiv 2401.14196) Algorithm 1; DeepSeek-Coder-V2 issue 22, the first author.
+Reference: DeepSeek-Coder (arXiv 2401.14196), section 2.2 and Algorithm 1; for v2 its first author, issue 22 of the repository
+deepseek-ai/DeepSeek-Coder-V2 (the paper is silent).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from numba import njit
 
 from corpus.comments import comment_lines
 from corpus.dependencies import dependency_order, resolve
-from corpus.document import LINEAGE, SCHEMA, Verdict, content_ids, document_id, keep_all, text_buffers
+from corpus.document import LINEAGE, SCHEMA, Verdict, document_id, keep_all, text_buffers
+from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.exchange import partitions_for
@@ -43,7 +45,7 @@ from corpus.report import Report
 from corpus.shards import BATCH_BYTES
 from corpus.step import Step
 
-REVISION = 1
+REVISION = 2
 REASONS: tuple[str, ...] = ()  # nothing is dropped here
 
 TEXT_PER_DISK = 5  # source code under zstd 1 shrinks 4 to 5 times; it decides only how many partitions there are
@@ -53,11 +55,11 @@ ROWS = 1 << 16  # most files in one Verdict: a million one-byte files are 1 MB o
 @dataclass(frozen=True, kw_only=True)
 class Config:
     files: Step
-    order: Literal["random", "dependency"] = "random"  # v2: random, for 300 languages have no dependency parser [ISS #22]
-    # v1 has it [CV1]; for v2 it is not known. Kept, since imports name paths: without them a sample of many files says
+    order: Literal["random", "dependency"] = "random"  # v2: random, as 300 languages have no dependency parser (issue 22)
+    # v1 has it (section 2.2); for v2 it is not known. Kept, since imports name paths: without them a sample of many files says
     # `from pkg.mod import f` and never which of its texts that is, and the released models are prompted this way.
     path_comments: bool = True
-    max_bytes: int = 512 << 10  # 128 K tokens, the longest context trained [CV2; method.md 13], at 4 bytes a token
+    max_bytes: int = 512 << 10  # 128 K tokens, the longest context trained (DeepSeek-Coder-V2 3.4), at 4 bytes a token
     languages: tuple[str, ...] = ()  # which are joined; none named: all
     separator: str = ""  # between two files of a sample; the authors never said whether there is one
     seed: int = 0
@@ -103,7 +105,7 @@ def route(batch: pa.RecordBatch, origin: int, *, config: Config, partitions: int
     """Files that are joined go where their repository goes, others where their id goes."""
     batch = batch.select(SCHEMA.names)
     key = pc.if_else(pa.array(_joined(batch, config)), batch.column("repo"), batch.column("id"))
-    partition = _halves(content_ids(key))[0] % np.uint64(partitions)
+    partition = draw_keys(key, 0, "repos") % np.uint64(partitions)
     return batch.append_column("partition", pa.array(partition.astype(np.int64)))
 
 
@@ -133,12 +135,6 @@ def _lengths(batch: pa.RecordBatch) -> np.ndarray:
     return length_N
 
 
-def _halves(hashes: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The two uint64 halves of 16-byte hashes."""
-    data = np.frombuffer(hashes.buffers()[1], np.uint64)[: 2 * len(hashes)].reshape(-1, 2)
-    return data[:, 0], data[:, 1]
-
-
 def _large(text: str) -> pa.Scalar:
     return pa.scalar(text, pa.large_string())  # Arrow joins large strings with large strings only
 
@@ -152,11 +148,11 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, pa.Array]:
 def _random_order(batch: pa.RecordBatch, seed: int) -> np.ndarray:
     """Rows by repository (by name, none last), inside it by the hash of (seed, repository, id)."""
     named = [batch.column(name).cast(pa.large_string()).fill_null("") for name in ("repo", "id")]
-    low, high = _halves(content_ids(pc.binary_join_element_wise(_large(str(seed)), *named, _large("\n"))))
+    key_N = draw_keys(pc.binary_join_element_wise(*named, _large("\n")), seed, "order")
     codes, names = _codes(batch.column("repo"))
     rank = np.full(len(names) + 1, len(names), np.int64)  # the last entry is null's, code -1
     rank[pc.sort_indices(names).to_numpy()] = np.arange(len(names))
-    return np.lexsort((high, low, rank[codes]))
+    return np.lexsort((key_N, rank[codes]))
 
 
 def _dependency_groups(

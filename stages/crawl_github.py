@@ -47,7 +47,7 @@ from corpus.vendored import is_generated, is_vendored
 
 __all__ = ["REASONS", "REVISION", "Config", "check", "crawl", "documents", "run"]
 
-REVISION = 1
+REVISION = 2
 REASONS = ("binary", *FILE_REASONS, "repository_empty", "repository_failed", "repository_too_new")
 
 COLUMNS = pa.schema(
@@ -59,6 +59,7 @@ COLUMNS = pa.schema(
     ]
 )
 _SCHEMA = pa.schema([*SCHEMA, *COLUMNS])
+_TEXT, _URL, _PATH = (_SCHEMA.get_field_index(name) for name in ("text", "url", "path"))
 
 _ROWS = 1 << 16  # in a batch, when files are tiny
 _MOST_PER_SHARD, _FEWEST_SHARDS = 32, 16
@@ -127,14 +128,18 @@ def _content_hash(listing: str) -> str | None:
 
 
 def check(config: Config) -> None:
-    """ConfigError or InputError for what cannot work on this machine, before anything runs. Nothing is fetched."""
+    """ConfigError or InputError for what cannot work on this machine, before anything runs. Nothing is fetched.
+
+    One folder that is missing is a row of the report, like any repository that cannot be had; all of them are a typo.
+    """
     repositories = _repositories(config)
     if any(is_git(r) for r in repositories) and shutil.which("git") is None:
         raise ConfigError("crawl_github needs git, which is not on the PATH; on Debian and Ubuntu the package is `git`")
-    for repository in repositories:
-        if repository.path is not None and not Path(repository.path).is_dir():
-            seen = "is not a folder" if Path(repository.path).exists() else "does not exist"
-            raise InputError(f"repository {repository.name!r}: {repository.path} {seen}; a folder of source expected")
+    if not any(r.path is None or Path(r.path).is_dir() for r in repositories):
+        first = repositories[0]
+        seen = "is not a folder" if Path(str(first.path)).exists() else "does not exist"
+        others = f", nor is any of the {len(repositories) - 1} others" if len(repositories) > 1 else ""
+        raise InputError(f"repository {first.name!r}: {first.path} {seen}{others}; a folder of source expected")
 
 
 def _repositories(config: Config) -> list[Repository]:
@@ -273,17 +278,22 @@ def _json(values: dict[str, str | None]) -> str | None:
 
 
 def crawl(bundle: tuple[Repository, ...], config: Config) -> Iterator[Verdict]:
-    """The documents of some repositories, in batches of about 16 MB of text that may span several small repositories."""
+    """The documents of some repositories, in batches of about 16 MB that may span several small repositories.
+
+    Paths and URLs count: trees that share their subtrees have paths of any length for nothing, and no column of them may pass
+    2 GiB in a batch.
+    """
     sweep()
     rows: list[tuple[Any, ...]] = []
     size = 0
     for repository in bundle:
         for row in _read(repository, config):
-            if size + len(row[1]) > BATCH_BYTES or len(rows) == _ROWS:
+            more = len(row[_TEXT]) + len(row[_URL] or "") + len(row[_PATH] or "")
+            if size + more > BATCH_BYTES or len(rows) == _ROWS:
                 yield _verdict(rows)
                 rows, size = [], 0
             rows.append(row)
-            size += len(row[1])
+            size += more
     yield _verdict(rows)
 
 

@@ -33,7 +33,7 @@ from corpus.ngrams import scan
 from corpus.report import Report
 from corpus.step import Step
 
-REVISION = 1
+REVISION = 2
 
 REASONS = ("contaminated",)
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.document import Verdict, content_ids
+from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.exchange import Exchanged, partitions_for
@@ -39,6 +40,7 @@ from corpus.survivors import (
     key_columns,
     labels,
     order_keys,
+    route_rows,
     sort_units,
 )
 from corpus.units import encode, least, unit_names
@@ -47,7 +49,6 @@ REVISION = 1
 
 REASONS = ("exact_duplicate",)
 
-_ROW = 0xFFFFFFFF  # of an ordinal
 _BYTES = 200  # per document in the exchange
 
 
@@ -96,7 +97,7 @@ def route_contents(batch: pa.RecordBatch, *, origin: int, config: Config, partit
     meet = _halves(content)[:, 0]
     if config.level == "repository":
         names = unit_names(batch)
-        meet = _halves(content_ids(names))[:, 0]
+        meet = draw_keys(names, 0, "repositories")
         columns["member"] = _whole(_members(batch, content))
         columns |= {"name": names, "label": pa.array([""] * batch.num_rows, pa.string())}
     else:
@@ -143,12 +144,7 @@ def route_drops(batch: pa.RecordBatch, *, origin: int, config: Config) -> pa.Rec
     gone = unit[order] != unit[survivor]
     documents, survivor = order[gone], pa.array(survivor[gone])
     evidence = describe(batch.column("name").take(survivor), batch.column("label").take(survivor))
-    columns = {
-        "row": pa.array((ordinal[documents] & np.uint64(_ROW)).astype(np.uint32)),
-        "evidence": evidence,
-        "partition": pa.array((ordinal[documents] >> np.uint64(32)).astype(np.int64)),
-    }
-    return pa.record_batch(columns)
+    return route_rows(ordinal[documents], evidence)
 
 
 def _members(batch: pa.RecordBatch, content: Any) -> np.ndarray:

@@ -19,7 +19,8 @@ file-level removal leaves repositories incomplete, which v1's authors avoided fo
 A component too large for a task's memory is streamed through one in survivor order instead, against the newest survivors
 (corpus/leaders.py). Nothing here depends on the number of workers, nor a decision on where a document lies.
 
-Reference: DeepSeek-Coder section 2.3; parameters, which it does not give, from StarCoder's near-deduplication (method 3).
+Reference: DeepSeek-Coder section 2.3; the parameters, which it does not give, are StarCoder's: bigcode-dataset,
+near_deduplication/minhash_deduplication_spark.py.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ import pyarrow.compute as pc
 
 from corpus import giants
 from corpus.components import group, join, size_class, weigh
-from corpus.document import Verdict, content_ids
+from corpus.document import Verdict
+from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.exchange import Exchanged, partitions_for
@@ -53,6 +55,7 @@ from corpus.survivors import (
     key_columns,
     labels,
     order_keys,
+    route_rows,
     sort_units,
 )
 from corpus.units import merge_repositories, repository_rows, unit_names
@@ -67,7 +70,7 @@ _ROW = 0xFFFFFFFF  # of an ordinal
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Defaults: StarCoder's near-deduplication, which DeepSeek-Coder's follows (method 3)."""
+    """Defaults: those of StarCoder's near-deduplication."""
 
     files: Step
     level: Literal["file", "repository"] = "file"
@@ -196,7 +199,7 @@ def _keyed(keys_MB: np.ndarray, units: np.ndarray, weight: np.ndarray, plan: _Pl
 def route_repositories(batch: pa.RecordBatch, *, origin: int, plan: _Plan, partitions: int) -> pa.RecordBatch:
     """Documents to one row per repository in the batch, sent to where its other rows are."""
     rows = repository_rows(batch, plan.values, plan.order)
-    meet = np.frombuffer(content_ids(rows.column("name")).buffers()[1], np.uint64)[::2] % np.uint64(partitions)
+    meet = draw_keys(rows.column("name"), 0, "repositories") % np.uint64(partitions)
     rows = rows.append_column("shard", pa.array(np.full(rows.num_rows, origin >> 32, np.uint32)))
     return rows.append_column("partition", pa.array(meet.astype(np.uint16)))
 
@@ -285,9 +288,4 @@ def duplicates(batch: pa.RecordBatch, window: Window, leaders: pa.Table, *, plan
     oldest = int(window.counters[LEADERS]) - leaders.num_rows
     survivors = leaders.take(pa.array(leader_U[again] - oldest)).combine_chunks()
     evidence = describe(survivors.column("name"), survivors.column("label"), score_U[again])
-    columns = {
-        "row": pa.array((ordinal[documents] & np.uint64(_ROW)).astype(np.uint32)),
-        "evidence": evidence.combine_chunks() if isinstance(evidence, pa.ChunkedArray) else evidence,
-        "partition": pa.array((ordinal[documents] >> np.uint64(32)).astype(np.int64)),
-    }
-    return pa.record_batch(columns), leaders
+    return route_rows(ordinal[documents], evidence), leaders

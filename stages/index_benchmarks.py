@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ from corpus.ngrams import KINDS, NgramIndex, Rule, canonical
 from corpus.report import Report
 from corpus.shards import as_path
 
-REVISION = 1
+REVISION = 2
 
 REASONS = ()  # it reads no documents
 
@@ -172,7 +173,7 @@ def _rows(benchmark: Benchmark) -> Iterator[tuple[int, dict[str, Any]]]:
         if benchmark.required:
             raise InputError(f"benchmark {benchmark.name} is missing: there is no {where}; {expected}") from None
         return
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
         raise InputError(f"benchmark {benchmark.name}: {where} cannot be read ({error}); {expected}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -35,7 +35,7 @@ from corpus.shards import atomic
 from corpus.step import Step
 from corpus.tokenizer import SPECIAL_TOKENS, train_bpe
 
-REVISION = 1
+REVISION = 2
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 _SALT = "train_tokenizer"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ import pytest
 from corpus.__main__ import main, parser
 
 RECIPE = "tests.toys.recipe"
+HERE = Path(__file__).resolve().parents[1]
 
 
 def test_the_flags_are_closed() -> None:
@@ -60,3 +66,72 @@ def test_plan_run_plan_report_explain(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_errors_say_what_to_do(tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--root", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("broken", "def recipe(:\n", r"broken\.py, line 1: invalid syntax"),
+        ("recipe_dir.py", "", "no recipe module 'recipe_dir.py'; give a module such as recipes.sample, not a file"),
+        ("./recipe_dir", "", "no recipe module './recipe_dir'"),
+        ("", "", "no recipe module ''"),
+        (
+            "refused",
+            "from corpus.errors import ConfigError\nraise ConfigError('field is 3; 1 or 2 expected')",
+            "field is 3; 1 or 2",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str, message: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    if name.isidentifier():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert main(["plan", name, "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert re.search(message, said) and said.count("\n") == 1
+
+
+def test_a_recipe_that_fails_shows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in a recipe is not a user's mistake: its traceback is what its author needs."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty.py").write_text("def recipe():\n    return 1 / 0\n")
+    (tmp_path / "lacking.py").write_text("import lack\n")  # its name is not the start of the recipe's own
+    with pytest.raises(ZeroDivisionError):
+        main(["plan", "faulty"])
+    with pytest.raises(ModuleNotFoundError, match="'lack'"):
+        main(["plan", "lacking"])
+
+
+def test_workers_are_counted_from_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", RECIPE, "--root", str(tmp_path), "--workers", "-1"]) == 1
+    assert "--workers -1: 0 (this process) or more expected" in capsys.readouterr().err
+
+
+def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = script.replace("corpus", f"{shlex.quote(sys.executable)} -m corpus", 1)
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=HERE, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def test_output_that_nobody_reads(tmp_path: Path) -> None:
+    """`| head` is no error, except where it has cut off a run."""
+    main(["run", RECIPE, "--root", str(tmp_path / "done"), "--workers", "0"])
+    for command in (f"plan {RECIPE}", f"explain {RECIPE} r0/file5.txt"):
+        done = shell(f"corpus {command} --root {tmp_path}/done | true")
+        assert done.returncode == 0 and not done.stderr
+    shell(f"corpus report {RECIPE} --root {tmp_path}/done | true")
+    assert (tmp_path / "done" / "report.html").exists()
+    cut = shell(f"corpus run {RECIPE} --root {tmp_path}/cut --workers 0 2>&1 | true")
+    assert cut.returncode == 1 and not cut.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_our_letters(tmp_path: Path, encoding: str) -> None:
+    main(["run", RECIPE, "--root", str(tmp_path), "--workers", "0"])
+    done = shell(f"corpus plan {RECIPE} --root {tmp_path} --set sift.letters=ab", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0 and r"changed letters: 0123 \u2192 ab" in done.stdout
+    done = shell(f"corpus report {RECIPE} --root {tmp_path}", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0 and "letter" in done.stdout

@@ -111,7 +111,7 @@ def test_a_package_wider_than_the_limit_says_nothing() -> None:
 
 
 def algorithm_1(needs: list[set[int]], ties: list[int]) -> list[list[int]]:
-    """The paper's listing, line by line, with ties made definite; reference/method.md 4.1."""
+    """The paper's listing, line by line, with ties made definite: DeepSeek-Coder, Algorithm 1."""
     files = range(len(needs))
     graphs: list[list[int]] = [[a for a in files if b in needs[a]] for b in files]
     degree = [len(needs[a]) for a in files]

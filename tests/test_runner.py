@@ -161,12 +161,6 @@ def test_checks_come_before_anything_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_root_that_cannot_be_written_is_an_error_with_the_path(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises((StorageError, NotADirectoryError)):
-        run(recipe(), LocalEngine(tmp_path / "file"))
-
-
 def test_a_full_disk_ends_the_run_and_nothing_half_written_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import write
 from corpus.document import batch_of, keep_all, text_bytes
-from corpus.errors import ConfigError, CorruptFile
+from corpus.errors import ConfigError, CorruptFile, StorageError
 from corpus.exchange import Exchanged, partition_of, partitions_for, write_exchanged
 from corpus.report import Report
 from corpus.shards import FileRecord, StepShards, atomic, check_file, read_json, write_json
@@ -47,9 +49,35 @@ def test_a_partition_out_of_range_is_an_error(tmp_path: Path) -> None:
 
 def test_a_damaged_exchange_file_is_named(tmp_path: Path) -> None:
     write_exchanged(tmp_path, "x", [pa.table({"row": [1], "partition": [0]})], 1)
-    (tmp_path / "x.arrow").write_bytes(b"ARROW1 nothing")
-    with pytest.raises(CorruptFile, match=r"x\.arrow"):
-        Exchanged(tmp_path, ("x",), 1).table(0)
+    path = tmp_path / "x.arrow"
+    whole = path.read_bytes()
+    for damage in (b"", b"EXCHANGE", b"ARROW1 nothing", whole[:-1], whole[1:], whole + b"x", whole[: len(whole) // 2]):
+        path.write_bytes(damage)
+        with pytest.raises(CorruptFile, match=r"x\.arrow"):
+            Exchanged(tmp_path, ("x",), 1).table(0)
+    path.write_bytes(whole)
+    with pytest.raises(CorruptFile, match="after 1 partitions"):
+        Exchanged(tmp_path, ("x",), 2).table(0)
+
+
+def test_no_flipped_bit_of_an_exchange_reaches_a_stage(tmp_path: Path) -> None:
+    """lz4 as Arrow writes it has no checksum: more than half of all flips gave other rows, or broken arrays."""
+    rng = np.random.default_rng(0)
+    texts = pa.array([" ".join(f"w{i}" for i in rng.integers(0, 99, 30)) for _ in range(60)], pa.large_string())
+    write_exchanged(tmp_path, "x", [pa.table({"text": texts, "partition": rng.integers(0, 3, 60)})], 4)
+    path = tmp_path / "x.arrow"
+    whole, met = path.read_bytes(), Exchanged(tmp_path, ("x",), 4)
+    expected = [met.table(p) for p in range(4)]
+    assert expected[3].num_rows == 0 and expected[3].schema == expected[0].schema
+    for at, bit in zip(rng.integers(0, len(whole), 400).tolist(), rng.integers(0, 8, 400).tolist()):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << bit
+        path.write_bytes(damaged)
+        for p in range(4):
+            try:
+                assert met.table(p).equals(expected[p]), f"bit {bit} of byte {at}"
+            except CorruptFile:
+                pass  # what is wanted wherever the bytes are looked at
 
 
 def test_keys_spread_over_partitions() -> None:
@@ -79,6 +107,21 @@ def test_large_output_becomes_several_shards_of_the_same_rows(tmp_path: Path, mo
     shards = StepShards(tmp_path, tuple(files))
     ids = [i for name in shards.names for part in shards.read(name, ["id"]) for i in part.column("id").to_pylist()]
     assert ids == [i for batch in batches for i in batch.column("id").to_pylist()]
+
+
+def test_a_disk_that_is_full_at_the_last_byte_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The footer does not fit: the writer fails when it is closed, and fails again while the error is on its way."""
+
+    def full(self: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "close", full)
+    batch = batch_of([{"id": "1", "text": "x"}])
+    with pytest.raises(StorageError, match="No space left"), ShardWriter(tmp_path, "00000", roll=False) as writer:
+        absorb(batch, keep_all(batch), writer, Report(), True, "test")
+        writer.close()
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_shard_without_rows_still_has_its_schema(tmp_path: Path) -> None:
