@@ -1,8 +1,5 @@
 """The kernels of corpus/ngrams.py: words from bytes, entries from texts, the scan.
 
-They are in one file on purpose: numba's cache of a kernel notices a change of the kernel's own file only, not of one it
-calls elsewhere, and would go on running the old code.
-
 Suffixes: N documents, T texts, E entries of the index, W words of a block.
 """
 

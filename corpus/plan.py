@@ -5,11 +5,11 @@
     damaged    a record, files that differ               the damaged files are rebuilt, the rest is kept
     outdated   a record, but an upstream step was made   all of it is made again
                again since, and came out different
-    missing    no record                                 it runs, if it or something that needs it has to
+    missing    no record                                 it runs, if something that has to run needs it, or if it was begun
 
-A missing step whose every user is done is left alone: intermediate folders may be deleted to save space. A step that is made
-again after damage gives the same bytes, and nothing follows from it, unless what it reads has changed meanwhile: a
-repository that was rewritten, a folder that was edited.
+A missing step whose every user is done is left alone: intermediate folders may be deleted to save space. One that was begun
+is finished all the same, as it may be a repair that was killed. A step that is made again after damage gives the same bytes,
+and nothing follows from it, unless what it reads has changed meanwhile: a repository that was rewritten, an edited folder.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def plan(last: Step, root: Path) -> list[Planned]:
     needed = {last.name}
     for step in reversed(steps):
         state = states[step.name][0]
+        if state == "missing" and _begun(root / step.folder):
+            needed.add(step.name)
         if state in ("damaged", "outdated") or (state == "missing" and step.name in needed):
             needed.update(other.name for other in upstream(step))
     rows = []
@@ -84,6 +86,10 @@ def state_of(root: Path, step: Step) -> tuple[str, str]:
     return "done", "finished " + record["finished"]
 
 
+def _begun(folder: Path) -> bool:
+    return folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def upstream_outputs(root: Path, step: Step) -> dict[str, str]:
     """What each finished upstream step holds, as one checksum over its files."""
     outputs = {}
@@ -98,7 +104,7 @@ def upstream_outputs(root: Path, step: Step) -> dict[str, str]:
 def _why(root: Path, step: Step, rebuilt: set[str]) -> str:
     """Why a missing step has to run: interrupted, a changed field, a new upstream, or never run."""
     shards = len(list((root / step.folder / "done").glob("*.json"))) if (root / step.folder).exists() else 0
-    if shards:
+    if shards or _begun(root / step.folder):
         return f"interrupted: {shards} shards are done and kept"
     earlier = _latest_variant(root, step)
     if earlier is None:

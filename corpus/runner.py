@@ -151,7 +151,7 @@ def _drop_exchange(step: Step, engine: Engine) -> None:
     out = engine.folder(step)
     if (out / "exchange").exists():
         with contextlib.suppress(StorageError), hold(out, engine.progress.say):  # a root that is only read may keep it
-            if read_record(engine.root, step) is not None:
+            if read_record(engine.root, step) is not None and (out / "exchange").exists():
                 _remove(out / "exchange")
 
 

@@ -41,10 +41,11 @@ from corpus.shards import as_path
 from corpus.step import Step
 from corpus.tokenizer import Encoder, content_of, load_encoder
 
-REVISION = 1
+REVISION = 2
 REASONS = ("not_drawn",)
 
-_PARTITION = 96 << 20  # of text; below SHARD_BYTES, so that a partition is one shard
+_PARTITION = 96 << 20  # of documents; below SHARD_BYTES of text, so that a partition is one shard
+_ROW_BYTES = 300  # of a document's other columns: ten million of one byte are 10 MB of text, and 3 GB
 _STRETCHES = 16  # of a partition with copies: two row groups each
 _EPOCH, _ORDER, _WHY = "mix_epoch", "mix_order", "mix_evidence"  # columns of the exchange, removed on arrival
 
@@ -207,8 +208,8 @@ class Together:
 
     def read(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         table = pa.concat_tables([part.table(int(name)) for part in self.parts]).combine_chunks()
-        batches = table.to_batches()
-        yield batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+        # More than one where a column of URLs or paths passes 2 GiB, which 32-bit offsets cannot hold in one piece.
+        yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
 
     def weight(self, name: str) -> int:
         return 1
@@ -227,7 +228,8 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     ]
     parts = plan(config, weighed)
     schema = _schema(config, engine)
-    size = sum(math.ceil(w.bytes * max(1.0, part.epochs)) for w, part in zip(weighed, parts, strict=True))
+    each = [w.bytes + _ROW_BYTES * w.documents for w in weighed]
+    size = sum(math.ceil(n * max(1.0, part.epochs)) for n, part in zip(each, parts, strict=True))
     partitions = partitions_for(size, _PARTITION)
     sent = [
         engine.exchange(

@@ -439,8 +439,12 @@ def test_bad_settings_are_refused_when_written(fields: dict[str, Any]) -> None:
 
 def test_check_finds_what_cannot_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(Config(repositories=("owner/does-not-matter", str(tmp_path))))
-    with pytest.raises(InputError, match="does not exist"):
-        check(Config(repositories=(str(tmp_path / "nowhere"),)))
+    gone = (str(tmp_path / "nowhere"), f"file://{tmp_path}/there.git")
+    with pytest.raises(InputError, match="does not exist, nor is any of the 1 others"):
+        check(Config(repositories=gone))
+    check(Config(repositories=(*gone, str(tmp_path))))  # one that is missing is a row of the report
+    with pytest.raises(ConfigError, match="no such user"):
+        Config(repositories=("~nobody-of-that-name/x",))
     (tmp_path / "list.txt").write_text("# none\n")
     for listing, complaint in (("list.txt", "empty"), ("gone.txt", "cannot read")):
         with pytest.raises(InputError, match=complaint):

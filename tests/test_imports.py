@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree_sitter import Parser
 
-from corpus.imports import IMPORT_LANGUAGES, MAX_PARSE, Names, names_in, read_tree
+from corpus.imports import IMPORT_LANGUAGES, MAX_PARSE, Names, _statements, names_in, read_tree
 
 PYTHON = b'''import a.b.c as x, d ; import e
 from . import q
@@ -30,6 +30,8 @@ def f():
     yield from x(")")
     raise A from b
 x.imports, y.import_, important = 1, 2, 3  # import comment
+from more import \\
+    (one as uno, two,)
 from __future__ import annotations
 import d
 '''
@@ -64,7 +66,7 @@ const char *s = "#include <no.h>", c = '"';
 @pytest.mark.parametrize(
     ("lang", "text", "needs", "gives"),
     [
-        ("Python", PYTHON, "a.b.c d e .q ..m.n.r ..m.n.t z k l.l back.slash", ""),
+        ("Python", PYTHON, "a.b.c d e .q ..m.n.r ..m.n.t z k l.l back.slash more.one more.two", ""),
         ("Java", JAVA, "x.y.Z x.y.Z.m p.q.*", "a.b.c"),
         ("C#", CSHARP, "G.H System.Text A.B A.C", "A.D A.D.In A.D.In2 Z"),
         ("C#", b"using A;\nnamespace B.C;\nclass D { }", "A", "B.C"),
@@ -149,6 +151,49 @@ def test_any_bytes(lang: str, text: bytes) -> None:
 def test_hostile_files_end(lang: str, unit: bytes) -> None:
     """Whole-file tree-sitter takes a minute and 12 GB on 64 kB of `a<` in Java; a lexer that goes back never ends."""
     assert names_in(b"import using #include \n" + unit * (1 << 17 >> len(unit).bit_length()), lang) is not None
+
+
+def test_namespaces_in_namespaces_do_not_fill_the_memory() -> None:
+    """Each is named with all around it: 1 MB of them were 7 GB of names."""
+    found = names_in(b"namespace ab {" * 5000 + b"}" * 5000 + b"namespace z { namespace y { } }", "C#")
+    assert found is not None and sum(map(len, found.gives)) < 1000
+    assert found.gives[:2] == ("ab", "ab.ab") and found.gives[-2:] == ("z", "z.y")
+
+
+PIECES = [
+    b"import ",
+    b"from ",
+    b"as ",
+    b"not ",
+    b"a",
+    b"b1 ",
+    b".",
+    b",",
+    b"(",
+    b")",
+    b"*",
+    b" ",
+    b"\\\n",
+    b"\n",
+    b"#\n",
+    b";",
+    b"1",
+    b"=",
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join))
+def test_only_python_that_is_right_reaches_tree_sitter(text: bytes) -> None:
+    """Its error recovery takes 6 s for a statement of 16 kB, and 1 MB holds 64 of them."""
+    for piece in _statements(text, "Python"):
+        assert not whole_file(piece + b"\n", "Python")[1], piece
+
+
+@pytest.mark.parametrize("gap", [b" ", b"\\\n", b"\t", b"\n", b"#\n", b"a.", b"a,", b"a as b,"])
+@pytest.mark.parametrize("begins", [b"import ", b"from ", b"from a import ", b"from . import (", b"from a.b"])
+def test_long_python_statements_end(begins: bytes, gap: bytes) -> None:
+    assert names_in(begins + gap * 100_000 + b"= import", "Python") is not None
 
 
 def test_a_large_file_is_left_alone() -> None:

@@ -136,6 +136,14 @@ def test_same_bytes_and_a_damaged_index_is_noticed(tmp_path: Path) -> None:
         read_index(tmp_path / "two")
 
 
+def test_a_damaged_archive_is_said(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(json.dumps({"q": LONG}).encode()))
+    data[12] ^= 0xFF
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read"):
+        check(config_of(Benchmark("a", str(tmp_path / "a.jsonl.gz"), ("q",))))
+
+
 def _index(out: Path, config: Config) -> Any:
     report = run(config, out, LocalEngine(out))
     report.check("index_benchmarks", 0)

@@ -49,6 +49,20 @@ def grams(text: str) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"a", b" ", b"\xf0", b"\xe4", b"\x80", b"\xc2", b"\xff", "漢".encode(), "😀".encode()]), max_size=40
+    )
+)
+def test_bytes_hold_no_more_words_than_is_made_room_for(parts: list[bytes]) -> None:
+    """Whatever they are: near-deduplication makes room for len / 2 + 1 shingles."""
+    data = b"".join(parts) * 9
+    raw = pa.array([data], pa.large_binary())
+    (found,) = shingles(pa.Array.from_buffers(pa.large_string(), 1, raw.buffers()))
+    assert len(found) <= max(0, len(data) // 2 + 1 - 4)
+
+
 def text_array(texts: list[str]) -> pa.Array:
     return pa.array(texts, pa.large_string())
 

@@ -215,6 +215,17 @@ def test_allowed_texts_are_no_evidence() -> None:
     ]
 
 
+def test_a_text_that_ends_like_an_allowed_one_is_evidence() -> None:
+    """A short text is found by its last three words, so those alone do not say which text it is."""
+    texts = ["def total(prices): return x + y", "return x + y", "return x[-y]"]
+    index = index_of(texts, Rule(10, 3, 4), allow=["return x + y", "whatever: return x[-y]"])
+    assert [text for text, _, _ in found_by(array(texts), index)] == [
+        "def total ( prices ) : return x + y",
+        "",
+        "return x [ - y",
+    ]
+
+
 @pytest.mark.parametrize("texts", [[], [""], [None, "", None]])
 def test_nothing_matches_nothing(texts: list[str | None]) -> None:
     empty = index_of([], Rule())

@@ -171,3 +171,15 @@ def test_a_stage_that_exits_is_an_error_of_its_task(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sift, "judge", leave)
     with pytest.raises(TaskError, match="SystemExit: 3"):
         run(recipe(), LocalEngine(tmp_path))
+
+
+def test_a_repair_that_was_killed_is_finished(tmp_path: Path) -> None:
+    """Its record went first; everything after it being done does not make it a folder deleted to save space."""
+    last = recipe()
+    run(last, LocalEngine(tmp_path))
+    before = contents(tmp_path)
+    first = tmp_path / walk(last)[0].folder
+    (first / "step.json").unlink()
+    next((first / "shards").iterdir()).unlink()
+    run(last, LocalEngine(tmp_path))
+    assert contents(tmp_path) == before and states(last, tmp_path) == ["done"] * 3

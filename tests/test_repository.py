@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from corpus.errors import ConfigError, CorpusError, InputError
@@ -218,8 +218,14 @@ def test_a_commit_and_its_folder_read_alike(odd: Path) -> None:
     assert {f.path: f.data for f in files} == ODD
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.binary(min_size=1, max_size=12), st.binary(min_size=1, max_size=12))
+ODD_PATHS = st.lists(st.sampled_from([b"\x85", b"\xc2", b"\\", b"x85", b"u0085", b"\n", b"a"]), min_size=1, max_size=5).map(
+    b"".join
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ODD_PATHS, ODD_PATHS)
+@example(b"\x85", "\x85".encode())
 def test_path_text_is_printable_utf8_and_one_to_one(one: bytes, other: bytes) -> None:
     text = path_text(one)
     text.encode("utf-8")

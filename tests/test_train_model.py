@@ -110,8 +110,9 @@ def test_no_output_depends_on_a_later_token() -> None:
     changed = tokens.clone()
     changed[0, 6] = 63
     difference = (model(tokens).logits_BSV - model(changed).logits_BSV).abs().amax(-1)
-    assert (difference[0, :6] == 0).all() and (difference[1] == 0).all()
-    assert (difference[0, 6:] > 0).all()
+    # Not exactly 0: an expert's rows are one product, and how many of them there are decides its order of summation.
+    assert (difference[0, :6] < 1e-12).all() and (difference[1] < 1e-12).all()
+    assert (difference[0, 6:] > 1e-9).all()
 
 
 def test_initial_values_follow_seed_and_name_alone() -> None:

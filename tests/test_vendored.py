@@ -15,6 +15,9 @@ from corpus.vendored import is_generated, is_vendored
         "third_party/abseil/strings.cc",
         "static/jquery-3.6.0.min.js",
         "static/bootstrap.bundle.js",
+        "jquery-ui-1.9.2.custom.js",
+        "react-dom.production-18.2.0-rc.1.js".replace("-rc.1", "-1"),
+        "d3.v7.1.js",
         "js/app.min.js",
         "gradlew",
         "lib/sqlite3.c",
@@ -23,6 +26,13 @@ from corpus.vendored import is_generated, is_vendored
 )
 def test_vendored_paths(path: str) -> None:
     assert is_vendored(path)
+
+
+def test_no_name_takes_long() -> None:
+    """A name of 150 bytes used to take 2^70 steps."""
+    for middle in (".1", "-1", ".v1.", "-ui", ".min", "-1.ui"):
+        for end in ("", "!", ".js!"):
+            assert not is_vendored("jquery" + middle * 70 + end)
 
 
 @pytest.mark.parametrize(
