@@ -25,7 +25,7 @@ import xxhash
 from corpus.errors import ConfigError, CorruptFile, storage_error
 from corpus.shards import FileRecord, atomic, is_local, record_file
 
-__all__ = ["Exchanged", "exchange_file", "partition_of", "partitions_for", "write_exchanged"]
+__all__ = ["Exchanged", "Together", "exchange_file", "partition_of", "partitions_for", "write_exchanged"]
 
 _TAIL = struct.Struct("<QQ8s")  # partitions, xxh3-64 of the schema's bytes, magic
 _MAGIC = b"EXCHANGE"
@@ -125,6 +125,28 @@ class Exchanged:
         return 1
 
     def only(self, name: str) -> Exchanged:
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Several exchanges of as many partitions, read as one (Shards): partition p holds theirs, in order."""
+
+    parts: tuple[Exchanged, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return self.parts[0].names
+
+    def read(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        table = pa.concat_tables([part.table(int(name), columns) for part in self.parts]).combine_chunks()
+        # More than one where a column of URLs or paths passes 2 GiB, which 32-bit offsets cannot hold in one piece.
+        yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+
+    def weight(self, name: str) -> int:
+        return 1
+
+    def only(self, name: str) -> Together:
         return self
 
 

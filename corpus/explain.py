@@ -20,10 +20,18 @@ import pyarrow.dataset as ds
 from corpus.errors import CorruptFile, InputError
 from corpus.plan import read_record
 from corpus.shards import FileRecord, check_file, is_local, open_checked, read_json
-from corpus.step import Step, upstream, walk
+from corpus.step import Step, stage_of, upstream, walk
 
 __all__ = ["Track", "explain", "follow", "token_ranges"]
 
+_FACTS = (
+    "lang",
+    "lang_by",
+    "language",
+    "formulas",
+    "code_blocks",
+    "recall_score",
+)  # columns worth a word, where a row has them
 _AT_ONCE = 1000  # files: Arrow keeps the footers of all that it reads as one
 
 
@@ -89,22 +97,23 @@ def follow(last: Step, root: Path, source: Step, row: dict[str, Any]) -> Iterato
             yield line.format(step.name, "not run yet")
             continue
         for track in tracks:
-            fates, onward = _fate(root / step.folder, track)
+            fates, onward = _fate(step, root / step.folder, track)
             for fate in fates:
                 yield line.format(step.name, fate)
             where.setdefault(step.name, []).extend(onward)
 
 
-def _fate(folder: Path, track: Track) -> tuple[list[str], list[Track]]:
+def _fate(step: Step, folder: Path, track: Track) -> tuple[list[str], list[Track]]:
     """What a step did with a track: lines to print, and the tracks in its output."""
     this = pc.field("id") == track.id
     for row in _rows(folder, "dropped", this):
         return [_dropped(row)], []
     if (folder / "documents.parquet").exists():
         return _tokens(folder, track), []
-    lines: list[str] = []
+    lines = [f"scored   {row['score']:.4f}, {row['tokens']} tokens, of {row['group']}" for row in _rows(folder, "scores", this)]
     onward: list[Track] = []
-    kept = list(_rows(folder, "shards", this))
+    rewrites = getattr(stage_of(step), "REWRITES", False)  # what a stage says whose texts are not those it read
+    kept = list(_rows(folder, "shards", this, text=rewrites))
     for row in _rows(folder, "lineage", this):
         begin = row["start"] + (track.start or 0)
         stop = row["start"] + track.stop if track.stop is not None else row["stop"]
@@ -112,10 +121,18 @@ def _fate(folder: Path, track: Track) -> tuple[list[str], list[Track]]:
         lines.append(f"{what} {row['into']}, bytes {begin}-{stop}")
         onward.append(Track(row["into"], track.text, begin, stop))
     for row in kept:
-        facts = ", ".join(f"{key} {row[key]}" for key in ("lang", "lang_by") if row.get(key) is not None)
+        facts = ", ".join(f"{key} {_short(row[key])}" for key in _FACTS if row.get(key) is not None)
         lines.append(f"kept     shard {row['shard']}{', ' + facts if facts else ''}")
+        if rewrites:
+            text = row["text"].encode("utf-8")
+            lines[-1] += f", rewritten in {len(text)} bytes"
+            track = Track(row["id"], text)
         onward.append(track)
     return lines, onward
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else value
 
 
 def _dropped(row: dict[str, Any]) -> str:

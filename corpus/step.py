@@ -71,7 +71,7 @@ def upstream(step: Step) -> list[Step]:
     """The Steps found in the Config's fields (inside tuples and nested dataclasses too), each once, in field order."""
     found: dict[str, Step] = {}
     for other in _steps_in(step.config):
-        found.setdefault(other.fingerprint, other)
+        found.setdefault(other.folder, other)  # not the fingerprint: two names are two folders, even of one content
     return list(found.values())
 
 
@@ -94,11 +94,11 @@ def walk(last: Step) -> list[Step]:
     order: dict[str, Step] = {}
 
     def visit(step: Step) -> None:
-        if step.fingerprint in order:
+        if step.folder in order:
             return
         for other in upstream(step):
             visit(other)
-        order[step.fingerprint] = step
+        order[step.folder] = step
 
     visit(last)
     names: dict[str, Step] = {}
@@ -156,12 +156,12 @@ def override(last: Step, settings: dict[str, str]) -> Step:
 
     def rebuild(value: Any) -> Any:
         if isinstance(value, Step):
-            if value.fingerprint not in done:
+            if value.folder not in done:
                 config = rebuild(value.config)
                 if value.name in by_step:
                     config = dataclasses.replace(config, **by_step[value.name])
-                done[value.fingerprint] = Step(value.name, config)
-            return done[value.fingerprint]
+                done[value.folder] = Step(value.name, config)
+            return done[value.folder]
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             if not any(True for _ in _steps_in(value)):
                 return value

@@ -17,7 +17,8 @@ from corpus.explain import explain
 from corpus.runner import run
 from corpus.shards import Items
 from corpus.step import Step, walk
-from tests.toys import source
+from stages import encode_tokens, train_tokenizer
+from tests.toys import rewrite, source, texts
 from tests.toys.recipe import recipe
 
 ROWS = [
@@ -91,3 +92,14 @@ def test_damage_is_not_taken_for_truth(tmp_path: Path, kind: str) -> None:
     with pytest.raises(CorruptFile, match=kind):
         for query, lines in zip(queries, before):
             assert list(explain(last, tmp_path, query)) == lines
+
+
+def test_a_text_that_a_stage_wrote_anew_is_the_one_that_is_followed(tmp_path: Path) -> None:
+    pages = Step("pages", texts.Config(shards=((("a", "page one"), ("b", "page two")),)))
+    written = Step("rewrite", rewrite.Config(files=pages))
+    tokenizer = Step("train_tokenizer", train_tokenizer.Config(files=written, vocab_size=260))
+    last = Step("encode_tokens", encode_tokens.Config(files=written, tokenizer=tokenizer))
+    run(last, LocalEngine(tmp_path))
+    _, read, kept, ends = explain(last, tmp_path, "b")
+    assert "8 bytes" in read and kept.endswith("rewritten in 8 bytes")
+    assert ends.endswith("; they decode to its text")

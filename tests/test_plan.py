@@ -15,8 +15,9 @@ from corpus.errors import CorruptFile
 from corpus.plan import plan
 from corpus.progress import Lines
 from corpus.runner import run
-from corpus.step import Step, walk
-from tests.toys import sift, source
+from corpus.step import Step, override, walk
+from stages import exclude
+from tests.toys import sift, source, texts
 from tests.toys.recipe import recipe
 from tests.toys.tree import contents
 
@@ -183,3 +184,12 @@ def test_a_repair_that_was_killed_is_finished(tmp_path: Path) -> None:
     next((first / "shards").iterdir()).unlink()
     run(last, LocalEngine(tmp_path))
     assert contents(tmp_path) == before and states(last, tmp_path) == ["done"] * 3
+
+
+def test_steps_of_one_content_and_two_names_are_two_steps(tmp_path: Path) -> None:
+    one, two = (Step(name, texts.Config(shards=((("a", "x"),),))) for name in ("one", "two"))
+    both = Step("exclude", exclude.Config(files=one, taken=(two,)))
+    assert [step.name for step in walk(both)] == ["one", "two", "exclude"]
+    assert [step.name for step in walk(override(both, {"two.column": "more"}))] == ["one", "two", "exclude"]
+    run(both, LocalEngine(tmp_path))
+    assert states(both, tmp_path) == ["done"] * 3
