@@ -13,11 +13,11 @@ RUN     := $(BIN)/python -m corpus
 OPTIONS := --root $(ROOT) $(foreach s,$(SET),--set $(s))
 ENGINE  := $(if $(WORKERS),--workers $(WORKERS))
 
-.PHONY: help setup demo test check bench clean plan corpus crawl filter dedup decontaminate mix tokenize train report submit
+.PHONY: help setup demo test check bench clean plan corpus crawl extract filter dedup recall decontaminate mix tokenize train report submit
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo "stages: crawl filter dedup decontaminate mix tokenize · train report plan submit bench check"
+	@echo "stages: crawl extract filter dedup recall decontaminate mix tokenize · train report plan submit bench check"
 
 # --- Setting up ---------------------------------------------------------------------------------------------------------
 # Each check names the Debian or Ubuntu package that brings what is missing.
@@ -68,14 +68,12 @@ plan: $(VENV)/.train
 corpus: $(VENV)/.train
 	$(RUN) run $(RECIPE) $(OPTIONS) $(ENGINE)
 
-crawl: UNTIL := crawl_github
-filter: UNTIL := filter_code
-dedup: UNTIL := dedup_near
-decontaminate: UNTIL := decontaminate
-mix: UNTIL := mix
+# --until takes a step, a stage, or a stage's verb: `crawl` is every crawl of the recipe.
+
+recall: UNTIL := select_recall
 tokenize: UNTIL := encode_tokens
-crawl filter dedup decontaminate mix tokenize: $(VENV)/.train
-	$(RUN) run $(RECIPE) $(OPTIONS) $(ENGINE) --until $(UNTIL)
+crawl extract filter dedup recall decontaminate mix tokenize: $(VENV)/.train
+	$(RUN) run $(RECIPE) $(OPTIONS) $(ENGINE) --until $(or $(UNTIL),$@)
 
 TRAINING ?= recipes.moe_tiny
 train: $(VENV)/.train

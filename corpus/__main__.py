@@ -25,7 +25,7 @@ from corpus.progress import Lines
 from corpus.report import Report
 from corpus.runner import Planned, plan, read_record, run
 from corpus.shards import as_path
-from corpus.step import Step, override, walk
+from corpus.step import Ends, Step, ends, override, until, walk
 
 __all__ = ["console", "load_recipe", "main"]
 
@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--set", action="append", default=[], metavar="STEP.FIELD=VALUE", help="change one setting; may be repeated"
         )
-        sub.add_argument("--until", metavar="STEP", help="stop after this step (default: the recipe's last)")
+        sub.add_argument(
+            "--until", metavar="NAME", help="stop after this step, or after all of this stage or verb (dedup_near, dedup)"
+        )
         return sub
 
     verb("plan", "show what would run and why", "Show every step: done or to run, and why. Runs nothing.")
@@ -73,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def load_recipe(name: str, settings: list[str], until: str | None = None) -> Step:
-    """The last Step of a recipe, with --set and --until applied. ConfigError says what is wrong and what there is."""
+def load_recipe(name: str, settings: list[str]) -> Step:
+    """The last Step of a recipe, with --set applied. ConfigError says what is wrong and what there is."""
     module_name, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the console script does not have it, `python -m` does
@@ -95,11 +97,6 @@ def load_recipe(name: str, settings: list[str], until: str | None = None) -> Ste
         pairs[key] = value
     if pairs:
         last = override(last, pairs)
-    if until:
-        steps = {step.name: step for step in walk(last)}
-        if until not in steps:
-            raise ConfigError(f"no step {until!r} in {name}; there are: {', '.join(steps)}")
-        return steps[until]
     return last
 
 
@@ -123,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack → and …, or letters of a path
     try:
-        last = load_recipe(options.recipe, options.set, options.until)
+        last: Ends = load_recipe(options.recipe, options.set)
+        last = until(last, options.until) if options.until else last
         root = as_path(options.root)
         if options.verb == "plan":
             _print_plan(last, root)
@@ -155,7 +153,7 @@ def _terminate(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_plan(last: Step, root: Path) -> None:
+def _print_plan(last: Ends, root: Path) -> None:
     rows = plan(last, root)
     width = max(len(row.step.folder) for row in rows)
     for row in rows:
@@ -163,7 +161,7 @@ def _print_plan(last: Step, root: Path) -> None:
     print(f"{sum(row.runs for row in rows)} of {len(rows)} steps would run")
 
 
-def _run(last: Step, options: argparse.Namespace) -> None:
+def _run(last: Ends, options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 0:
         raise ConfigError(f"--workers {options.workers}: 0 (this process) or more expected")
     progress = Lines()
@@ -188,16 +186,17 @@ def _run(last: Step, options: argparse.Namespace) -> None:
     _print_funnel(last, reports)
     names = ", ".join(ran)
     print(f"{len(ran)} of {len(walk(last))} steps ran: {names}" if ran else "nothing to do: every step was done already")
-    print(f"output: {engine.folder(last)}")
+    for step in ends(last):
+        print(f"output: {engine.folder(step)}")
 
 
-def _print_funnel(last: Step, reports: dict[str, Report]) -> None:
+def _print_funnel(last: Ends, reports: dict[str, Report]) -> None:
     from corpus.funnel import print_table
 
     print_table({step.name: reports[step.name] for step in walk(last) if step.name in reports})
 
 
-def _report(last: Step, root: Path, recipe: str) -> None:
+def _report(last: Ends, root: Path, recipe: str) -> None:
     from corpus.funnel import page
     from corpus.shards import atomic
 

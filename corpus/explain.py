@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 from corpus.errors import CorruptFile, InputError
 from corpus.plan import read_record
 from corpus.shards import FileRecord, check_file, is_local, open_checked, read_json
-from corpus.step import Step, stage_of, upstream, walk
+from corpus.step import Ends, Step, stage_of, upstream, walk
 
 __all__ = ["Track", "explain", "follow", "token_ranges"]
 
@@ -45,7 +45,7 @@ class Track:
     stop: int | None = None
 
 
-def explain(last: Step, root: Path, query: str) -> Iterator[str]:
+def explain(last: Ends, root: Path, query: str) -> Iterator[str]:
     """Lines for every document that `query` names: an id, a URL, or repository/path."""
     found = 0
     for step in walk(last):
@@ -74,7 +74,7 @@ def _name(row: dict[str, Any]) -> str:
     return "/".join(part for part in (row.get("repo"), row.get("path")) if part) or row.get("url") or "(no path)"
 
 
-def follow(last: Step, root: Path, source: Step, row: dict[str, Any]) -> Iterator[str]:
+def follow(last: Ends, root: Path, source: Step, row: dict[str, Any]) -> Iterator[str]:
     """The lines of one document, found as `row` in the output of `source`."""
     width = max(len(step.name) for step in walk(last))
     line = f"{{:<{width}}}  {{}}"

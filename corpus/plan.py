@@ -22,7 +22,7 @@ from typing import Any
 
 from corpus.errors import CorruptFile
 from corpus.shards import FileRecord, check_file, read_json
-from corpus.step import Step, canonical, stage_of, upstream, walk
+from corpus.step import Ends, Step, canonical, ends, stage_of, upstream, walk
 
 __all__ = ["INPUTS", "Planned", "plan", "read_record", "state_of", "upstream_outputs"]
 
@@ -44,11 +44,11 @@ def read_record(root: Path, step: Step) -> dict[str, Any] | None:
     return read_json(root / step.folder / "step.json")
 
 
-def plan(last: Step, root: Path) -> list[Planned]:
+def plan(last: Ends, root: Path) -> list[Planned]:
     """Every step of the recipe, upstream first, with what would happen to it and why."""
     steps = walk(last)
     states = {step.name: state_of(root, step) for step in steps}
-    needed = {last.name}
+    needed = {step.name for step in ends(last)}
     for step in reversed(steps):
         state = states[step.name][0]
         if state == "missing" and _begun(root / step.folder):

@@ -26,14 +26,14 @@ from corpus.lock import hold
 from corpus.plan import INPUTS, Planned, plan, read_record, state_of, upstream_outputs
 from corpus.report import Report
 from corpus.shards import FileRecord, as_path, is_local, open_checked, read_json, record_file, write_json
-from corpus.step import Step, canonical, stage_of, upstream, walk
+from corpus.step import Ends, Step, canonical, stage_of, upstream, walk
 
 __all__ = ["Planned", "plan", "read_record", "run"]
 
 REPAIRS = 3  # of one file in one run; a file that keeps coming out wrong is failing hardware, not bad luck
 
 
-def run(last: Step, engine: Engine, announce: Callable[[Planned], None] = lambda planned: None) -> dict[str, Report]:
+def run(last: Ends, engine: Engine, announce: Callable[[Planned], None] = lambda planned: None) -> dict[str, Report]:
     """Bring `last` and all it needs up to date; the reports of all steps that have one, upstream first.
 
     Every step that has to run is checked first (a stage may define `check(config)`), so that a recipe that cannot work fails
@@ -47,7 +47,7 @@ def run(last: Step, engine: Engine, announce: Callable[[Planned], None] = lambda
     return {name: Report.from_dict(record["report"]) for name, record in records.items() if record is not None}
 
 
-def _run_and_repair(last: Step, engine: Engine, announce: Callable[[Planned], None]) -> None:
+def _run_and_repair(last: Ends, engine: Engine, announce: Callable[[Planned], None]) -> None:
     repairs: dict[str, int] = {}
     while True:
         try:
@@ -60,7 +60,7 @@ def _run_and_repair(last: Step, engine: Engine, announce: Callable[[Planned], No
             engine.progress.say(f"damaged: {error}")
 
 
-def _run_all(last: Step, engine: Engine, announce: Callable[[Planned], None]) -> None:
+def _run_all(last: Ends, engine: Engine, announce: Callable[[Planned], None]) -> None:
     rows = plan(last, engine.root)
     for row in rows:
         check = getattr(stage_of(row.step), "check", None)
@@ -81,7 +81,7 @@ def _run_all(last: Step, engine: Engine, announce: Callable[[Planned], None]) ->
             _drop_exchange(row.step, engine)
 
 
-def _unmake(last: Step, engine: Engine, path: Path) -> bool:
+def _unmake(last: Ends, engine: Engine, path: Path) -> bool:
     """Delete a damaged file of one of the recipe's steps, and that step's record; False if it is of none of them.
 
     Held, and looked at again first: another run may have made it anew since.

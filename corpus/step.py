@@ -26,7 +26,7 @@ import xxhash
 
 from corpus.errors import ConfigError, FingerprintError
 
-__all__ = ["Step", "canonical", "override", "read_value", "stage_of", "upstream", "walk"]
+__all__ = ["Ends", "Step", "canonical", "ends", "override", "read_value", "stage_of", "until", "upstream", "walk"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*$")
 
@@ -56,6 +56,9 @@ class Step:
     def folder(self) -> str:
         """The folder's name under the root: 12 digits, 48 bits, are plenty to tell the variants of one name apart."""
         return f"{self.name}-{self.fingerprint[:12]}"
+
+
+Ends = Step | tuple[Step, ...]  # what a run is to bring up to date: the last step of a recipe, or several on the way to it
 
 
 def stage_of(step: Step) -> types.ModuleType:
@@ -89,7 +92,12 @@ def _steps_in(value: Any) -> Iterator[Step]:
             yield from _steps_in(item)
 
 
-def walk(last: Step) -> list[Step]:
+def ends(last: Ends) -> tuple[Step, ...]:
+    """The Steps of an Ends."""
+    return last if isinstance(last, tuple) else (last,)
+
+
+def walk(last: Ends) -> list[Step]:
     """All Steps `last` needs and itself, upstream first. Refuses two different Steps of one name."""
     order: dict[str, Step] = {}
 
@@ -100,7 +108,8 @@ def walk(last: Step) -> list[Step]:
             visit(other)
         order[step.folder] = step
 
-    visit(last)
+    for end in ends(last):
+        visit(end)
     names: dict[str, Step] = {}
     for step in order.values():
         if step.name in names:
@@ -141,6 +150,21 @@ def canonical(value: Any, where: str) -> Any:
     instead: dict[type, str] = {list: "a tuple", set: "a frozenset"}
     hint = instead.get(type(value), "plain values: numbers, text, tuples, dataclasses, Steps")
     raise FingerprintError(f"{where} is a {type(value).__name__}, which has no stable content to name it by; use {hint}")
+
+
+def until(last: Ends, name: str) -> tuple[Step, ...]:
+    """The steps of a recipe that `name` means, less those that others of them need.
+
+    name: a step's, a stage's (every step of it), or a stage's verb, what stands before its first "_" (crawl, filter, dedup).
+    """
+    steps = walk(last)
+    stages = {step.name: stage_of(step).__name__.rpartition(".")[2] for step in steps}
+    for means in (lambda s: s.name, lambda s: stages[s.name], lambda s: stages[s.name].partition("_")[0]):
+        if meant := [step for step in steps if means(step) == name]:
+            needed = {other.name for step in meant for other in walk(step) if other is not step}
+            return tuple(step for step in meant if step.name not in needed)
+    kinds = sorted(set(stages.values()))
+    raise ConfigError(f"no step or stage {name!r} in the recipe; steps: {', '.join(stages)}; stages: {', '.join(kinds)}")
 
 
 def override(last: Step, settings: dict[str, str]) -> Step:

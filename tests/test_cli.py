@@ -58,7 +58,7 @@ def test_plan_run_plan_report_explain(tmp_path: Path, capsys: pytest.CaptureFixt
         (["plan", "no.such.recipe"], "no recipe module 'no.such.recipe'"),
         (["plan", "tests.toys.recipe:nothing"], "it has: recipe, slow"),
         (["plan", RECIPE, "--set", "letters"], "STEP.FIELD=VALUE expected"),
-        (["plan", RECIPE, "--until", "nowhere"], "there are: source, sift, merge"),
+        (["plan", RECIPE, "--until", "nowhere"], "steps: source, sift, merge; stages: merge, sift, source"),
         (["explain", RECIPE, "nothing/here"], "no document 'nothing/here'"),
         (["report", RECIPE], "nothing of tests.toys.recipe has been made"),
     ],

@@ -15,8 +15,8 @@ from corpus.errors import CorruptFile
 from corpus.plan import plan
 from corpus.progress import Lines
 from corpus.runner import run
-from corpus.step import Step, override, walk
-from stages import exclude
+from corpus.step import Step, override, until, walk
+from stages import crawl_github, exclude
 from tests.toys import sift, source, texts
 from tests.toys.recipe import recipe
 from tests.toys.tree import contents
@@ -184,6 +184,22 @@ def test_a_repair_that_was_killed_is_finished(tmp_path: Path) -> None:
     next((first / "shards").iterdir()).unlink()
     run(last, LocalEngine(tmp_path))
     assert contents(tmp_path) == before and states(last, tmp_path) == ["done"] * 3
+
+
+def test_until_takes_a_step_a_stage_or_a_verb(tmp_path: Path) -> None:
+    one, two = (Step(name, texts.Config(shards=((("a", name),),))) for name in ("one", "texts_two"))
+    first = Step("first", exclude.Config(files=one, taken=(two,)))
+    last = Step("last", exclude.Config(files=first, taken=(two,)))
+    named = {name: [step.name for step in until(last, name)] for name in ("one", "texts", "exclude", "first")}
+    assert named == {"one": ["one"], "texts": ["one", "texts_two"], "exclude": ["last"], "first": ["first"]}
+    assert [step.name for step in until(crawling(), "crawl")] == ["crawl_github"]
+    run(until(last, "texts"), LocalEngine(tmp_path))
+    assert states(last, tmp_path) == ["done", "done", "missing", "missing"]
+    assert [row.runs for row in plan((two, first), tmp_path)] == [False, False, True]
+
+
+def crawling() -> Step:
+    return Step("crawl_github", crawl_github.Config(repositories=("a/b",)))
 
 
 def test_steps_of_one_content_and_two_names_are_two_steps(tmp_path: Path) -> None:
