@@ -65,7 +65,12 @@ def parser() -> argparse.ArgumentParser:
         help="Ray workers on this machine (default: one per CPU); 0 runs everything in this process, for debugging. "
         "With RAY_ADDRESS set, that cluster is used.",
     )
-    verb("report", "print the funnel, write report.html", "Print the funnel and write one HTML page with plots to the root.")
+    reports = verb(
+        "report",
+        "print the funnel, write report.html",
+        "Print the funnel and write one HTML page with plots to the root; or print what one step says of itself.",
+    )
+    reports.add_argument("step", nargs="?", help="a step that says more than the funnel does, e.g. select_recall_math_3")
     explains = verb(
         "explain",
         "follow one document through every step",
@@ -128,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.verb == "run":
             _run(last, options)
         elif options.verb == "report":
-            _report(last, root, options.recipe)
+            _report(last, root, options.recipe, options.step)
         else:
             from corpus.explain import explain
 
@@ -196,21 +201,36 @@ def _print_funnel(last: Ends, reports: dict[str, Report]) -> None:
     print_table({step.name: reports[step.name] for step in walk(last) if step.name in reports})
 
 
-def _report(last: Ends, root: Path, recipe: str) -> None:
+def _report(last: Ends, root: Path, recipe: str, name: str | None) -> None:
     from corpus.funnel import page
     from corpus.shards import atomic
 
     records = {step.name: record for step in walk(last) if (record := read_record(root, step)) is not None}
     if not records:
         raise ConfigError(f"nothing of {recipe} has been made under {root}; corpus run {recipe} --root {root}")
+    told = {
+        kind: {s.name: text for s in walk(last) if s.name in records and (text := _said(root / s.folder / f"report.{kind}"))}
+        for kind in ("html", "txt")
+    }
+    if name is not None:
+        if name not in told["txt"]:
+            raise ConfigError(f"step {name} has no report of its own; these have: {', '.join(told['txt']) or 'none'}")
+        print(told["txt"][name], end="")
+        return
     reports = {name: Report.from_dict(record["report"]) for name, record in records.items()}
     keys = ("step", "stage", "revision", "fingerprint", "config", "finished", "versions", "host")
     plan_rows = [{**{k: record[k] for k in keys}, "notes": record["report"]["notes"]} for record in records.values()]
     path = root / "report.html"
     with atomic(path) as temporary:
-        temporary.write_text(page(recipe, reports, plan_rows), "utf-8")
+        temporary.write_text(page(recipe, reports, plan_rows, told["html"]), "utf-8")
     _print_funnel(last, reports)  # after the page: `corpus report | head` ends here
+    if told["txt"]:
+        print(f"more: corpus report {recipe} STEP, for STEP one of {', '.join(told['txt'])}")
     print(f"page: {path}")
+
+
+def _said(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 def console() -> None:

@@ -53,8 +53,11 @@ def print_table(reports: dict[str, Report], console: Console | None = None) -> N
     console.print(f"{len(reports)} steps, {human_seconds(total)} when they were made")
 
 
-def page(title: str, reports: dict[str, Report], plan: list[dict[str, Any]]) -> str:
-    """One self-contained HTML page: the funnel, three plots (inline SVG), the notes and the settings of every step."""
+def page(title: str, reports: dict[str, Report], plan: list[dict[str, Any]], sections: dict[str, str]) -> str:
+    """One self-contained HTML page: the funnel, three plots (inline SVG), what steps say themselves, notes and settings.
+
+    sections: HTML fragments by step, as stages write them to report.html in their folders.
+    """
     head = "".join(f"<th>{html.escape(h)}</th>" for h in HEADINGS)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(c).replace(chr(10), '<br>')}</td>" for c in _cells(name, report)) + "</tr>"
@@ -69,9 +72,10 @@ def page(title: str, reports: dict[str, Report], plan: list[dict[str, Any]]) -> 
     details = "".join(
         f"<details><summary>{html.escape(step)}</summary><pre>{html.escape(text)}</pre></details>" for step, text in written
     )
+    told = "".join(f"<h2>{html.escape(step)}</h2>{fragment}" for step, fragment in sections.items())
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_CSS}</style>"
-        f"<h1>{html.escape(title)}</h1><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{plots}"
+        f"<h1>{html.escape(title)}</h1><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{plots}{told}"
         f"<h2>Settings and notes</h2>{details}</html>\n"
     )
 

@@ -52,6 +52,22 @@ def test_plan_run_plan_report_explain(tmp_path: Path, capsys: pytest.CaptureFixt
     assert fates == {"dropped", "merged"}
 
 
+def test_what_a_step_says_itself_is_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--root", str(tmp_path)]
+    assert main(["run", RECIPE, *root, "--workers", "0"]) == 0
+    folder = next(tmp_path.glob("sift-*"))
+    (folder / "report.html").write_text("<p>of letters</p>\n")
+    (folder / "report.txt").write_text("letters: é\n", "utf-8")
+    capsys.readouterr()
+    assert main(["report", RECIPE, *root]) == 0
+    assert "more: corpus report tests.toys.recipe STEP, for STEP one of sift\n" in capsys.readouterr().out
+    assert "<h2>sift</h2><p>of letters</p>" in (tmp_path / "report.html").read_text()
+    assert main(["report", RECIPE, "sift", *root]) == 0
+    assert capsys.readouterr().out == "letters: é\n"
+    assert main(["report", RECIPE, "merge", *root]) == 1
+    assert "step merge has no report of its own; these have: sift" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
