@@ -5,6 +5,7 @@ The survivor order is a setting: any of
     stars     more stars of the repository first          column `stars`, integer
     license   permissive licences first                   column `license`, an SPDX expression (corpus/licenses.py)
     created   older first                                 column `created`
+    newest    newer first                                 column `created` too, so it stands instead of `created`
 
 and always the id after them, so it never depends on where a document lies. What is missing or null is unknown and comes last.
 """
@@ -35,8 +36,8 @@ __all__ = [
     "sort_units",
 ]
 
-ORDERS = ("stars", "license", "created")
-COLUMNS = ["id", "repo", "path", "url", *ORDERS]  # what survivors are chosen and described by
+ORDERS = ("stars", "license", "created", "newest")
+COLUMNS = ["id", "repo", "path", "url", "stars", "license", "created"]  # what survivors are chosen and described by
 
 DROPS = pa.schema([("row", pa.uint32()), ("evidence", pa.string())])  # of one input shard
 
@@ -45,18 +46,22 @@ _SIGN = np.uint64(1 << 63)
 
 
 def check_order(where: str, order: tuple[str, ...]) -> None:
-    """ConfigError unless `order` names each of ORDERS at most once."""
+    """ConfigError unless `order` names each of ORDERS at most once, and one of created and newest."""
     if len(set(order)) != len(order) or not set(order) <= set(ORDERS):
         raise ConfigError(f"{where} = {order!r}: some of {', '.join(ORDERS)} expected, each at most once; the id follows")
+    if {"created", "newest"} <= set(order):
+        raise ConfigError(f"{where} = {order!r}: either created or newest expected, they contradict each other")
 
 
 def order_keys(batch: Any, order: tuple[str, ...]) -> np.ndarray:
     """keys_NF uint64, one column per name in `order`; the smaller comes first."""
     keys_NF = np.full((batch.num_rows, len(order)), _UNKNOWN, np.uint64)
     for f, name in enumerate(order):
-        if name in batch.schema.names and batch.num_rows:
-            column = batch.column(name)
-            keys_NF[:, f] = _license_keys(column) if name == "license" else _number_keys(column, descending=name == "stars")
+        source = "created" if name == "newest" else name
+        if source in batch.schema.names and batch.num_rows:
+            column = batch.column(source)
+            descending = name in ("stars", "newest")
+            keys_NF[:, f] = _license_keys(column) if name == "license" else _number_keys(column, descending)
     return keys_NF
 
 

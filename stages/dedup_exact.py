@@ -1,6 +1,7 @@
 """Drop documents (or whole repositories) equal to one that is kept, each with its survivor.
 
     exact_duplicate   the same content_id, the xxh3-128 of the text, as the document named in the evidence
+    same_url          by="url": the same canonical URL (corpus/urls.py) as the document named in the evidence, with its URL
 
 Equal contents meet in one exchange: the hash and 150 bytes to choose by, never the text. The first in survivor order stays.
 Among 10^10 documents, two different texts are taken for equal with probability 10^-19. The copies of one content meet in one
@@ -9,8 +10,12 @@ task: 200 bytes each, ten million in 2 GB.
 Level "repository" drops a repository only when its whole set of (path, content) equals another's: forks and mirrors without a
 change of their own. Its identity is the 128-bit sum of a hash per member, so order and repetition do not matter.
 
+By URL, a page crawled several times stays once, whatever it said each time: survivors=("newest",) keeps its last state,
+("created",) the first. A document without a URL, or with one that cannot be read as one, is never a duplicate.
+
 The trade: cheap enough to come before anything else that is per document, and every later stage is spared what it removes.
-The deduplication of the papers is near-deduplication, which subsumes this one.
+The deduplication of the papers is near-deduplication, which subsumes this one; of web pages, DeepSeekMath (section 2.1) takes
+URL and near-duplicates. What a canonical URL takes for equal is more than the same page now and then; see corpus/urls.py.
 """
 
 from __future__ import annotations
@@ -44,10 +49,11 @@ from corpus.survivors import (
     sort_units,
 )
 from corpus.units import encode, least, unit_names
+from corpus.urls import canonical_urls
 
 REVISION = 1
 
-REASONS = ("exact_duplicate",)
+REASONS = ("exact_duplicate", "same_url")
 
 _BYTES = 200  # per document in the exchange
 
@@ -55,18 +61,23 @@ _BYTES = 200  # per document in the exchange
 @dataclass(frozen=True, kw_only=True)
 class Config:
     files: Step
+    by: Literal["content", "url"] = "content"
     level: Literal["file", "repository"] = "file"
     survivors: tuple[str, ...] = ("stars", "license", "created")  # who survives, then by id; see corpus/survivors.py
 
     def __post_init__(self) -> None:
         if self.level not in ("file", "repository"):
             raise ConfigError(f"dedup_exact.level = {self.level!r}: 'file' or 'repository' expected")
+        if self.by not in ("content", "url"):
+            raise ConfigError(f"dedup_exact.by = {self.by!r}: 'content' or 'url' expected")
+        if self.by == "url" and self.level != "file":
+            raise ConfigError(f"dedup_exact.level = {self.level!r}: 'file' expected with by = 'url'; pages have no repository")
         check_order("dedup_exact.survivors", self.survivors)
 
 
 def judge(batch: pa.RecordBatch, config: Config, beside: pa.Table, first: int) -> Verdict:
     """beside: corpus.survivors.DROPS of this shard; first: the row in it that the batch begins with."""
-    return drop_rows(batch, beside, first, REASONS[0])
+    return drop_rows(batch, beside, first, "same_url" if config.by == "url" else "exact_duplicate")
 
 
 def run(config: Config, out: Path, engine: Engine) -> Report:
@@ -79,8 +90,9 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
 def _drops(config: Config, files: StepShards, out: Path, engine: Engine) -> Exchanged:
     """DROPS of every input shard."""
     partitions = partitions_for(files.rows * _BYTES)
-    send = partial(route_contents, config=config, partitions=partitions)
-    met = engine.exchange(send, files, out, name="contents", partitions=partitions, columns=["text", *COLUMNS])
+    send = partial(route_urls if config.by == "url" else route_contents, config=config, partitions=partitions)
+    columns = COLUMNS if config.by == "url" else ["text", *COLUMNS]
+    met = engine.exchange(send, files, out, name="contents", partitions=partitions, columns=columns)
     if config.level == "repository":
         send = partial(route_repositories, config=config, partitions=partitions)
         met = engine.exchange(send, met, out, name="repositories", partitions=partitions)
@@ -103,6 +115,20 @@ def route_contents(batch: pa.RecordBatch, *, origin: int, config: Config, partit
     else:
         columns |= {"name": batch.column("id"), "label": labels(batch)}
     columns["partition"] = pa.array((meet % np.uint64(partitions)).astype(np.uint16))
+    return pa.record_batch(columns)
+
+
+def route_urls(batch: pa.RecordBatch, *, origin: int, config: Config, partitions: int) -> pa.RecordBatch:
+    """A row per document that has a URL, sent to where the same canonical URL is; the URL's hash travels as its content."""
+    urls = batch.column("url") if "url" in batch.schema.names else pa.nulls(batch.num_rows, pa.string())
+    canonical = canonical_urls(urls)
+    known = pc.is_valid(canonical)
+    content = content_ids(canonical.filter(known))
+    unit = pa.array(np.arange(origin, origin + batch.num_rows, dtype=np.uint64)).filter(known)
+    columns: dict[str, Any] = {"content": content, "unit": unit, "ordinal": unit}
+    columns |= {f"key_{f}": pa.array(key).filter(known) for f, key in enumerate(order_keys(batch, config.survivors).T)}
+    columns |= {"name": batch.column("id").filter(known), "label": urls.filter(known)}
+    columns["partition"] = pa.array((_halves(content)[:, 0] % np.uint64(partitions)).astype(np.uint16))
     return pa.record_batch(columns)
 
 

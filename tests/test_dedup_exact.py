@@ -64,9 +64,10 @@ def test_one_of_each_content_stays_and_is_named(tmp_path: Path, shards: int) -> 
     assert fates(tmp_path, step(rows, shards, shards)) == (expected_kept, expected_dropped)
 
 
+@pytest.mark.parametrize("age", ["created", "newest"])
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
+    rows=st.lists(
         st.fixed_dictionaries(
             {
                 "id": st.text("ab0", max_size=3),
@@ -78,25 +79,33 @@ def test_one_of_each_content_stays_and_is_named(tmp_path: Path, shards: int) -> 
         max_size=12,
     )
 )
-def test_the_survivor_order_is_that_of_the_values(rows: list[dict[str, Any]]) -> None:
+def test_the_survivor_order_is_that_of_the_values(age: str, rows: list[dict[str, Any]]) -> None:
     kinds = {"id": pa.string(), "stars": pa.int64(), "license": pa.string(), "created": pa.timestamp("ms", tz="UTC")}
     batch = pa.record_batch({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
-    order = sort_units(order_keys(batch, ORDERS), batch.column("id"))
+    order = sort_units(order_keys(batch, ("stars", "license", age)), batch.column("id"))
+    sign = 1 if age == "created" else -1
 
     def exact(i: int) -> tuple[Any, ...]:
         stars, created = rows[i]["stars"], rows[i]["created"]
-        return stars is None, -(stars or 0), not is_permissive(rows[i]["license"]), created is None, created or 0, rows[i]["id"]
+        return (
+            stars is None,
+            -(stars or 0),
+            not is_permissive(rows[i]["license"]),
+            created is None,
+            sign * (created or 0),
+            rows[i]["id"],
+        )
 
     # The largest number and "unknown" share a key: 2^64 - 1.
     assert [exact(i) for i in order] == sorted(exact(i) for i in range(len(rows))) or any(
-        row["stars"] == -(2**63) or row["created"] == 2**63 - 1 for row in rows
+        row["stars"] == -(2**63) or row["created"] in (2**63 - 1, -(2**63)) for row in rows
     )
 
 
 def test_columns_that_are_not_there_are_unknown() -> None:
     batch = pa.record_batch({"id": ["a", "b"]})
     assert (order_keys(batch, ORDERS) == 2**64 - 1).all()
-    assert order_keys(batch.slice(0, 0), ORDERS).shape == (0, 3)
+    assert order_keys(batch.slice(0, 0), ORDERS).shape == (0, 4)
 
 
 def test_repositories_go_when_all_of_them_is_equal(tmp_path: Path) -> None:
@@ -128,6 +137,43 @@ def test_two_documents_of_one_id_and_content_leave_one(tmp_path: Path) -> None:
     assert (len(rows_of(tmp_path, exact, "shards")), len(rows_of(tmp_path, exact, "dropped"))) == (1, 2)
 
 
+PAGES = [  # url, created, text
+    ("http://e.com/a", 1, "old"),
+    ("https://www.e.com/a/index.html?utm_source=x", 3, "new"),
+    ("HTTP://E.com:80/./a#part", 2, "newer"),
+    ("http://e.com/A", 1, "old"),
+    ("http://e.com/a?x=1", 1, "old"),
+    ("http://e.com/a?x=2", None, "old"),
+    ("https://e.com/a?x=2#", 5, "x"),
+    ("mailto:a@e.com", 1, "old"),
+    ("mailto:a@e.com", 1, "old"),
+    (None, 1, "old"),
+    (None, 1, "old"),
+]
+
+
+@pytest.mark.parametrize("shards", [1, 3, 11])
+@pytest.mark.parametrize(("age", "kept"), [("newest", (1, 6)), ("created", (0, 6))])
+def test_by_url_one_crawl_of_a_page_stays(tmp_path: Path, age: str, kept: tuple[int, int], shards: int) -> None:
+    rows = [{"url": url, "created": created, "text": text} for url, created, text in PAGES]
+    ids, dropped = fates(tmp_path, by_url := step(rows, shards, shards, by="url", survivors=(age,)))
+    gone = {0: kept[0], 1: kept[0], 2: kept[0], 5: kept[1]}
+    gone.pop(kept[0])
+    assert dropped == {f"{i:032x}": f"survivor {into:032x} at {PAGES[into][0]}" for i, into in gone.items()}
+    assert ids == {f"{i:032x}" for i in range(len(PAGES))} - set(dropped)
+    assert {row["reason"] for row in rows_of(tmp_path, by_url, "dropped")} == {"same_url"}
+
+
+def test_by_url_no_url_is_no_duplicate(tmp_path: Path) -> None:
+    for rows in ([], [{"text": "a"}] * 3):
+        assert fates(tmp_path / str(len(rows)), step(rows, by="url"))[1] == {}
+    with pytest.raises(ConfigError, match=r"dedup_exact\.level"):
+        step([], by="url", level="repository")
+    batch = pa.record_batch({"id": ["a"], "text": pa.array(["t"], pa.large_string())})
+    config = dedup_exact.Config(files=source([]), by="url")
+    assert dedup_exact.route_urls(batch, origin=0, config=config, partitions=1).num_rows == 0
+
+
 def test_again_drops_nothing(tmp_path: Path) -> None:
     once = step(made(2))
     fates(tmp_path, once)
@@ -142,6 +188,7 @@ def test_no_documents(tmp_path: Path) -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    for bad in ({"level": "line"}, {"survivors": ("stars", "stars")}, {"survivors": ("id",)}):
+    contradiction = {"survivors": ("created", "newest")}
+    for bad in ({"level": "line"}, {"survivors": ("stars", "stars")}, {"survivors": ("id",)}, {"by": "host"}, contradiction):
         with pytest.raises(ConfigError, match=rf"dedup_exact\.{next(iter(bad))} = "):
             step([], **bad)

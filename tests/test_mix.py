@@ -44,9 +44,18 @@ def shards_of(rows: Rows, size: int = 50, shuffle: int | None = None) -> tuple[t
     return tuple(tuple(rows[i : i + size]) for i in range(0, len(rows), size))
 
 
-def source(name: str, rows: Rows, share: float, max_epochs: float = 4.0, column: str = "", **layout: int) -> Source:
+def source(
+    name: str,
+    rows: Rows,
+    share: float,
+    max_epochs: float = 4.0,
+    column: str = "",
+    long: tuple[int, float] | None = None,
+    **layout: int,
+) -> Source:
     step = Step(name, texts.Config(shards=shards_of(rows, **layout), column=column))
-    return Source(name=name, files=step, share=share, max_epochs=max_epochs)
+    long_tokens, long_factor = long or (None, 1.0)
+    return Source(name=name, files=step, share=share, max_epochs=max_epochs, long_tokens=long_tokens, long_factor=long_factor)
 
 
 def mixed(root: Path, *sources: Source, **fields: int) -> tuple[Report, pa.Table, Path]:
@@ -123,6 +132,48 @@ def test_a_scarce_source_is_repeated_and_a_plentiful_one_cut(tmp_path: Path) -> 
     assert report.read == 560 == report.kept + report.dropped["not_drawn"]
 
 
+def sizes(rows: Rows) -> dict[str, int]:
+    return {name: tokens([(name, text)]) for name, text in rows}
+
+
+@pytest.mark.parametrize(("budget", "factor"), [(3_000, 3.0), (9_000, 1.5), (None, 2.0), (40_000, 4.0)])
+def test_long_documents_are_drawn_more_often(tmp_path: Path, budget: int | None, factor: float) -> None:
+    size = sizes(PROSE)
+    least = sorted(size.values())[-100]
+    long = {name for name in size if size[name] >= least}
+    prose = source("prose", PROSE, 0.75, max_epochs=8, long=(least, factor))
+    sources = (prose, source("code", CODE, 0.25, max_epochs=8))
+    report, table, folder = mixed(tmp_path, *sources, **({"tokens": budget} if budget else {}))
+    came = {row["into"]: row["id"] for row in pq.read_table(folder / "lineage").to_pylist()} if report.created else {}
+    times = Counter(came.get(name, name) for name in table.column("id").to_pylist())
+    notes = report.notes["sources"]["prose"]
+    drawn = sum(size[name] * times[name] for name in size)
+    assert notes["drawn"] == drawn and notes["epochs"] == round(drawn / sum(size.values()), 4)
+    of_long = sum(size[name] * times[name] for name in long)
+    assert (notes["long_tokens"], notes["long_drawn"]) == (sum(size[name] for name in long), of_long)
+    # Shares by tokens stay exact to a document, and an epoch of the others is `factor` epochs of the long ones.
+    total = budget or notes["drawn"] / notes["share_asked"]
+    assert abs(drawn - 0.75 * total) <= max(size.values())
+    others = sum(size.values()) - notes["long_tokens"]
+    epoch = others + factor * notes["long_tokens"]
+    assert abs(of_long - 0.75 * total * factor * notes["long_tokens"] / epoch) <= max(size.values())
+    for group in (long, set(size) - long):
+        assert len({times[name] for name in group}) <= 2
+    assert report.read == 800 == report.kept + sum(report.dropped.values())
+    again = mixed(tmp_path / "b", source("prose", PROSE, 0.75, 8, long=(least, factor), size=33, shuffle=3), sources[1],
+                  **({"tokens": budget} if budget else {}))[1]  # fmt: skip
+    assert again.column("id").to_pylist() == table.column("id").to_pylist()
+
+
+def test_all_or_none_of_a_source_may_be_long(tmp_path: Path) -> None:
+    plain = mixed(tmp_path / "a", source("code", CODE, 1))[1]
+    for long in ((1_000_000, 3.0), (1, 1.0)):
+        same = mixed(tmp_path / str(long[0]), source("code", CODE, 1, long=long))[1]
+        assert same.equals(plain)
+    twice = mixed(tmp_path / "b", source("code", CODE, 1, long=(1, 2.0)))[0]
+    assert twice.notes["sources"]["code"]["epochs"] == 2 and twice.created == twice.kept == 300
+
+
 def test_same_documents_for_any_shards(tmp_path: Path) -> None:
     def both(root: Path, **layout: int) -> pa.Table:
         sources = (source("math", MATH, 0.4, **layout), source("prose", PROSE, 0.6, **layout))
@@ -162,6 +213,9 @@ def test_bad_settings_are_refused() -> None:
         ((source("code", CODE, 0),), "share is 0"),
         ((source("code", CODE, float("nan")),), "share is nan"),
         ((source("code", CODE, 1, max_epochs=0),), "max_epochs is 0"),
+        ((source("code", CODE, 1, long=(0, 2.0)),), "long_tokens is 0"),
+        ((source("code", CODE, 1, long=(9, 0.5)),), "long_factor is 0.5"),
+        ((Source(name="code", files=good.files, share=1, long_factor=2.0),), "long_factor is 2.0"),
     ]:
         with pytest.raises(ConfigError, match=message):
             Config(sources=sources, tokenizer=tokenizer())
