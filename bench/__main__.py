@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None, folder: Path = HERE, package: str =
     parser.add_argument("stages", nargs="*", metavar="stage", help="all when none is named")
     parser.add_argument("--mb", type=float, default=100, help="decimal megabytes of real files to read (100)")
     asked = parser.parse_args(arguments)
-    known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem != "measure")
+    known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in ("measure", "snapshot"))
     if unknown := sorted(set(asked.stages) - set(known)):
         parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(known)}")
 
@@ -53,10 +53,14 @@ def main(arguments: list[str] | None = None, folder: Path = HERE, package: str =
         except Exception as error:  # noqa: BLE001 - whatever fails, the others still run
             traceback.print_exc()
             failures[stage] = f"{type(error).__name__}: {error}"
+    from bench.snapshot import core_hours
+
     cells = [cells_of(row, rows) for row in rows]
     show(cells)
+    if (cost := core_hours(rows)) is not None:
+        print(cost)
     if not asked.stages:
-        (folder / "RESULTS.md").write_text(render(cells, failures, sample), "utf-8")
+        (folder / "RESULTS.md").write_text(render(cells, failures, sample, cost), "utf-8")
     for stage, message in failures.items():
         print(f"failed: {stage}: {message}", file=sys.stderr)
     return 1 if failures else 0
@@ -111,14 +115,15 @@ def markdown(cells: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def render(cells: list[tuple[str, ...]], failures: dict[str, str], sample: Sample) -> str:
-    """RESULTS.md."""
+def render(cells: list[tuple[str, ...]], failures: dict[str, str], sample: Sample, cost: str | None = None) -> str:
+    """RESULTS.md. cost: of a snapshot of Common Crawl."""
     parts = [
         "# Benchmarks",
         "Written by `make bench`. Decimal megabytes of text per second on one core; a ratio over 1 means ours is "
         "faster. The floor is Parquet read + write of the same data in the same run.",
         *(f"- {line}" for line in machine(sample)),
         markdown(cells),
+        *([cost] if cost is not None else []),
         *(f"- **{stage} failed**: {message}" for stage, message in failures.items()),
     ]
     joined = "\n\n".join(parts) + "\n"
