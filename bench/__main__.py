@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 HEADER = ("stage", "what", "ours MB/s", "peers MB/s (ratio)", "of the floor", "note")
+NO_STAGES = ("measure", "snapshot", "recall_pages")
 PACKAGES = ("pyarrow", "numpy", "numba", "gigatoken", "tokenizers", "tree-sitter", "datatrove", "datasketch", "ray", "torch")
 
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None, folder: Path = HERE, package: str =
     parser.add_argument("stages", nargs="*", metavar="stage", help="all when none is named")
     parser.add_argument("--mb", type=float, default=100, help="decimal megabytes of real files to read (100)")
     asked = parser.parse_args(arguments)
-    known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in ("measure", "snapshot"))
+    known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in NO_STAGES)
     if unknown := sorted(set(asked.stages) - set(known)):
         parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(known)}")
 

@@ -74,8 +74,20 @@ def test_the_sample_is_made_of_what_is_installed() -> None:
     assert recipe().folder == recipe().folder
     changed = {s.name for s in walk(override(recipe(), {"filter_code.max_line": "500"}))
                if s.fingerprint != steps[s.name].fingerprint}  # fmt: skip
-    assert "filter_code" in changed and not changed & {"crawl_github", "detect_language", "index_benchmarks"}
-    assert changed == set(steps) - {"crawl_github", "detect_language", "index_benchmarks"}
+    # The pages themselves, and which of them are seeds, have nothing to do with file rules; the tokenizer has.
+    pages = {"sample_pages", "crawl_commoncrawl", "extract_text", "dedup_urls", "dedup_pages"}
+    same = {"crawl_github", "detect_language", "index_benchmarks", "select_seed_code", "select_seed_math"} | pages
+    assert changed == set(steps) - same and "filter_code" in changed and "train_recall_math_1" in changed
+
+
+def test_the_network_recipe_asks_for_what_its_seeds_need() -> None:
+    from recipes.online import SEEDS, recipe
+
+    steps = {step.name: step for step in walk(recipe())}
+    urls = steps["crawl_commoncrawl"].config.urls
+    for topic, prefixes in SEEDS.items():
+        assert steps[f"select_seed_{topic}"].config.prefixes == prefixes
+        assert {f"{prefix}/*" for prefix in prefixes} <= set(urls)
 
 
 if __name__ == "__main__":
