@@ -21,6 +21,8 @@ from recipes.web import topic_pages
 from stages import crawl_commoncrawl, encode_tokens, extract_text, index_benchmarks, mix, train_tokenizer
 from tests.laws.test_pipeline import outputs
 
+pytestmark = pytest.mark.timeout(900)  # on a new machine, every kernel of the track is compiled first
+
 SOURCES = ("huggingface_hub", "jinja2", "mpmath", "pip", "requests", "rich")
 SEEDS = {"code": ("ask.programming.example/requests",), "math": ("mpmath.example/mpmath/calculus",)}
 FAST = {"setting": "fixed", "dim": 8, "rate": 0.5, "epochs": 10, "buckets": 20_000}
