@@ -28,7 +28,7 @@ from stages import crawl_commoncrawl, crawl_github, encode_tokens, extract_text,
 __all__ = ["recipe"]
 
 VOCABULARY = 16_384  # small, so that a tiny model's embeddings do not outweigh the rest of it
-POSITIVES = 2_000  # so that a round takes seconds
+POSITIVES = 500  # so that a round takes seconds
 
 # A forum and two sites of documentation for each topic: a fifth of its sites.
 SEEDS = {

@@ -1,7 +1,8 @@
 """Train the classifier of a recall round: pages of the seed against pages of the pool, by fastText on BPE ids.
 
 1. Positives: up to `positives` pages of the seed (all the steps in `seed`), drawn by hash(draw, id), of one group at most
-   `max_share` of them (or 50, whatever is more). A group is a domain or a repository.
+   `max_share` of them, or 50, or twice what each would give if all gave the same, whatever is most. A group is a domain or
+   a repository.
 2. Negatives: as many pages of the pool, of one group at most `negatives_per_group`; more of each only where that makes fewer
    than there are positives, and at most `least_negatives` where there are few positives. Never a page of the seed; from
    round 2 on (`previous`) neither a page collected in the round before nor a page of a group it found to be on topic. Where one
@@ -13,7 +14,8 @@
 4. setting "fixed": fastText with the numbers of the Config, those of DeepSeekMath.
    setting "auto": the same at half a million positives. Below, 3 epochs at rate 0.1 underfit badly, so each of a small fixed
    grid of rates and epochs is tried, and the one that ranks pages of groups held back best is used; dim and buckets shrink
-   with the text, since a line through two labels needs few of either. Up to 20,000 positives, three folds of groups are held
+   with the text, since a line through two labels needs few of either. Up to 20,000 positives, three models of different seeds
+   are averaged to one (corpus/classifier.py), and three folds of groups are held
    back in turn and the model is then trained on everything; above, a tenth of the groups stays held back.
 5. What was held back gives the table of precision and recall, in which doubted pages count as "not on topic", so that the
    precision is a lower bound, and the calibration (Platt: monotone, so ranks stay), in which they do not count.
@@ -73,7 +75,8 @@ _GRID = ((0.5, 5), (0.5, 10))  # rate, epochs
 _FOLDS = 3
 _TENTH = 10  # folds of which one is held back
 _SMALL = 20_000  # positives up to which folds take turns; above, one fold is held back
-_FLOOR = 50  # pages a group of the seed may give however small the seed is
+_MODELS = 3  # averaged, up to 20,000 positives
+_FLOOR = 50  # pages a group of the seed may give, however small the seed is
 _SPARE = 4  # candidates drawn for each page wanted, since caps and the seed take some away
 _PART = 4 << 20  # ids of a partition of candidates: 16 MB
 _RECALLS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -181,7 +184,8 @@ def choose(samples: Samples, config: Config) -> Chosen:
     key, group, label = samples.facts()
     topic, other = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
     wanted = min(config.positives, len(topic))
-    topic = topic[cap_groups(group[topic], max(_FLOOR, int(config.max_share * wanted)), config.positives)]
+    fair = -(-2 * wanted // max(1, len(np.unique(group[topic]))))
+    topic = topic[cap_groups(group[topic], max(_FLOOR, int(config.max_share * wanted), fair), config.positives)]
     most = min(config.positives, max(len(topic), config.least_negatives))
     other = other[cap_groups(group[other], config.negatives_per_group, most, least=len(topic))]
     rows = np.sort(np.concatenate([topic, other]))
@@ -210,7 +214,7 @@ def settings_for(config: Config, chosen: Chosen) -> list[Setting]:
     dim, buckets = min(config.dim, 16), min(config.buckets, 200_000)
     if chosen.topic > _SMALL:
         dim, buckets = min(config.dim, 64), config.buckets
-    small = dataclasses.replace(given, dim=dim, buckets=buckets)
+    small = dataclasses.replace(given, dim=dim, buckets=buckets, models=_MODELS if chosen.topic <= _SMALL else 1)
     updates = 2 * config.epochs * 500_000  # no grid point may take much longer than the paper's setting would
     grid = [(rate, epochs) for rate, epochs in _GRID if epochs * chosen.topic <= updates]
     return [dataclasses.replace(small, rate=rate, epochs=epochs) for rate, epochs in grid or [(config.rate, config.epochs)]]
@@ -287,7 +291,8 @@ def _try(
     tried: list[tuple[Setting, float]] = []
     best: list[tuple[np.ndarray, np.ndarray]] = []
     for setting in settings_for(config, chosen):
-        held = _held(out, config, samples, chosen, setting, words)
+        one = dataclasses.replace(setting, models=1)  # to choose by, one is as good as their average
+        held = _held(out, config, samples, chosen, one, words)
         score = _score(chosen, held)
         if not tried or score > max(s for _, s in tried):
             best = held

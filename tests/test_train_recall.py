@@ -115,7 +115,7 @@ def test_one_site_that_is_half_the_pool_is_capped(tmp_path: Path, model: str) ->
     pool = site("giant.com", False, 160) + [row for s in range(40) for row in site(f"o{s}.com", False, 4)]
     _, _, record = trained(pool, site("large.org", True, 70) + SEED, model, tmp_path, negatives_per_group=2)
     assert record["negatives"] == 82 and record["negative_groups"] == 41
-    assert record["positives"] == 70  # 50 of the large site, 10 of each other
+    assert record["positives"] == 80  # of the large site twice a third of the 90, 10 of each other
     pool = site("giant.com", False, 100) + site("small.com", False, 1)
     _, _, record = trained(pool, SEED, model, tmp_path / "2", negatives_per_group=2)
     assert record["negatives"] == 20  # as many as positives, though the cap says 3
