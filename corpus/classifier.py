@@ -7,9 +7,6 @@ Scoring does not need it. With two labels, fastText's logit is the mean over fea
 output[0]),  so a model of 2,000,000 rows of 256 numbers folds into one number a row: 8 MB, and a page costs a look-up per
 feature. Hashes of words are made once, for every id.
 
-Folded, several models trained on the same pages from different seeds average into one, exactly, and that one is again a stock
-model, of one dimension. Small seeds need it: of a hundred pages, what a model makes of the rest of the web hangs on its seed.
-
 Training runs on one thread: with more, fastText's bytes differ from run to run. `fasttext` must be the distribution
 fasttext-community: fasttext 0.9.3 trains on uninitialised memory below ten threads.
 
@@ -29,18 +26,7 @@ import numpy as np
 from corpus.classifier_kernels import decimal_hashes, logits, word_hash, write_lines
 from corpus.errors import InputError
 
-__all__ = [
-    "Scorer",
-    "Setting",
-    "average",
-    "collapse",
-    "first_ids",
-    "probability",
-    "read_table",
-    "train",
-    "write_table",
-    "write_training",
-]
+__all__ = ["Scorer", "Setting", "collapse", "first_ids", "probability", "read_table", "train", "write_table", "write_training"]
 
 _MAGIC, _VERSION = 793712314, 12
 _END = b"</s>"
@@ -59,7 +45,6 @@ class Setting:
     min_count: int = 3
     buckets: int = 2_000_000
     seed: int = 0
-    models: int = 1  # trained from seeds seed, seed + 1, … and averaged
 
 
 def write_training(out: IO[bytes], ids_T: np.ndarray, ends_N1: np.ndarray, label_N: np.ndarray, limit: int) -> None:
@@ -199,27 +184,6 @@ def _fold(file: BinaryIO, model: Path, header: dict[str, int], labels: list[byte
     for start in range(0, rows, step):
         values_R[start : start + step] = matrix[start : start + step].astype(np.float64) @ direction
     return values_R
-
-
-def average(models: list[Path], out: Path) -> None:
-    """Write the mean of models trained on the same lines as one model: its logits are the means of theirs.
-
-    Its dimension is 1: the input matrix is what each feature adds to the logit, the output matrix is (½, −½).
-    """
-    values, starts = [], []
-    for model in models:
-        with open(model, "rb") as file:
-            header, _, labels = _read_head(file, model)
-            starts.append(file.tell() - 1)  # of the matrices
-            values.append(_fold(file, model, header, labels))
-    mean_R = np.mean(values, axis=0).astype(np.float32)
-    with open(models[0], "rb") as file:
-        head = bytearray(file.read(starts[0]))
-    struct.pack_into("<i", head, 8, 1)
-    half = np.array([0.5, -0.5] if labels[0] == _LABELS[1].strip() else [-0.5, 0.5], np.float32)
-    with open(out, "wb") as file:
-        file.write(bytes(head) + struct.pack("<?qq", False, len(mean_R), 1))
-        file.write(mean_R.tobytes() + struct.pack("<?qq", False, 2, 1) + half.tobytes())
 
 
 def write_table(path: Path, scorer: Scorer) -> None:

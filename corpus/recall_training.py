@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from corpus.classifier import Scorer, Setting, average, collapse, train, write_training
+from corpus.classifier import Scorer, Setting, collapse, train, write_training
 from corpus.exchange import Exchanged
 from corpus.shards import is_local
 
@@ -114,14 +114,7 @@ def fit(samples: Samples, chosen: Chosen, without: int | None, setting: Setting,
         for ids, ends, label in _lines(samples, chosen, without):
             write_training(file, ids, ends, label, limit)
         file.flush()
-        if setting.models == 1:
-            train(Path(file.name), setting, model)
-        else:
-            with tempfile.TemporaryDirectory(dir=scratch, prefix=".tmp-") as folder:
-                several = [Path(folder) / f"{k}.bin" for k in range(setting.models)]
-                for k, one in enumerate(several):
-                    train(Path(file.name), dataclasses.replace(setting, seed=setting.seed + k, models=1), one)
-                average(several, model)
+        train(Path(file.name), setting, model)
     return collapse(model, words, limit)
 
 

@@ -33,7 +33,7 @@ def recipe() -> TrainConfig:
         name="moe_tiny",
         model=model,
         data=corpus(),
-        steps=400,
+        steps=300,
         batch=8,
         seq_len=256,
         lr=3e-3,

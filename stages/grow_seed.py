@@ -213,7 +213,8 @@ def judge(batch: pa.RecordBatch, state: Known, cut: int | None, add_collected: b
         reason[inside & hit] = "collected"
     reason[seeded] = "in_seed"
     why = pa.array(reason, pa.string())
-    said = pc.if_else(pc.equal(why, "outside"), pc.if_else(pc.equal(group, ""), "in no group", group), why)
+    where = pc.if_else(pc.equal(group, ""), "in no group", group)
+    said = pc.if_else(pc.is_valid(why), pc.if_else(pc.equal(why, "in_seed"), "the seed has it", where), why)
     return Verdict(batch.select(names), why, said)
 
 

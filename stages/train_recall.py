@@ -14,8 +14,7 @@
 4. setting "fixed": fastText with the numbers of the Config, those of DeepSeekMath.
    setting "auto": the same at half a million positives. Below, 3 epochs at rate 0.1 underfit badly, so each of a small fixed
    grid of rates and epochs is tried, and the one that ranks pages of groups held back best is used; dim and buckets shrink
-   with the text, since a line through two labels needs few of either. Up to 20,000 positives, three models of different seeds
-   are averaged to one (corpus/classifier.py), and three folds of groups are held
+   with the text, since a line through two labels needs few of either. Up to 20,000 positives, three folds of groups are held
    back in turn and the model is then trained on everything; above, a tenth of the groups stays held back.
 5. What was held back gives the table of precision and recall, in which doubted pages count as "not on topic", so that the
    precision is a lower bound, and the calibration (Platt: monotone, so ranks stay), in which they do not count.
@@ -71,11 +70,10 @@ from corpus.tokenizer import Encoder, content_of, load_encoder
 REVISION = 1
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
-_GRID = ((0.5, 5), (0.5, 10))  # rate, epochs
+_GRID = ((0.5, 10), (0.5, 5))  # rate, epochs; the first is what doubts
 _FOLDS = 3
 _TENTH = 10  # folds of which one is held back
 _SMALL = 20_000  # positives up to which folds take turns; above, one fold is held back
-_MODELS = 3  # averaged, up to 20,000 positives
 _FLOOR = 50  # pages a group of the seed may give, however small the seed is
 _SPARE = 4  # candidates drawn for each page wanted, since caps and the seed take some away
 _PART = 4 << 20  # ids of a partition of candidates: 16 MB
@@ -214,7 +212,7 @@ def settings_for(config: Config, chosen: Chosen) -> list[Setting]:
     dim, buckets = min(config.dim, 16), min(config.buckets, 200_000)
     if chosen.topic > _SMALL:
         dim, buckets = min(config.dim, 64), config.buckets
-    small = dataclasses.replace(given, dim=dim, buckets=buckets, models=_MODELS if chosen.topic <= _SMALL else 1)
+    small = dataclasses.replace(given, dim=dim, buckets=buckets)
     updates = 2 * config.epochs * 500_000  # no grid point may take much longer than the paper's setting would
     grid = [(rate, epochs) for rate, epochs in _GRID if epochs * chosen.topic <= updates]
     return [dataclasses.replace(small, rate=rate, epochs=epochs) for rate, epochs in grid or [(config.rate, config.epochs)]]
@@ -291,8 +289,7 @@ def _try(
     tried: list[tuple[Setting, float]] = []
     best: list[tuple[np.ndarray, np.ndarray]] = []
     for setting in settings_for(config, chosen):
-        one = dataclasses.replace(setting, models=1)  # to choose by, one is as good as their average
-        held = _held(out, config, samples, chosen, one, words)
+        held = _held(out, config, samples, chosen, setting, words)
         score = _score(chosen, held)
         if not tried or score > max(s for _, s in tried):
             best = held

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 import struct
@@ -16,18 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.classifier import (
-    Scorer,
-    Setting,
-    average,
-    collapse,
-    first_ids,
-    probability,
-    read_table,
-    train,
-    write_table,
-    write_training,
-)
+from corpus.classifier import Scorer, Setting, collapse, first_ids, probability, read_table, train, write_table, write_training
 from corpus.classifier_kernels import decimal_hashes, word_hash
 from corpus.errors import InputError
 
@@ -106,21 +94,6 @@ def test_the_table_on_disk_scores_the_same(tmp_path: Path) -> None:
     again = read_table(tmp_path / "table.npy", WORDS, scorer.runs, 50)
     ids, ends, _ = documents(100, seed=2)
     assert (again.logits(ids, ends) == scorer.logits(ids, ends)).all()
-
-
-def test_the_average_of_models_is_a_stock_model(tmp_path: Path) -> None:
-    """Its logits are the means of theirs, and fastText reports its probabilities."""
-    models = []
-    for seed in range(3):
-        model = trained(tmp_path, dataclasses.replace(SMALL, seed=seed))
-        models.append(model.rename(tmp_path / f"{seed}.bin"))
-    average(models, tmp_path / "average.bin")
-    ids, ends, _ = documents(200, seed=1)
-    each = [collapse(model, WORDS, 10**6).logits(ids, ends) for model in models]
-    one = collapse(tmp_path / "average.bin", WORDS, 10**6).logits(ids, ends)
-    assert np.abs(each[0] - each[1]).max() > 1e-3  # they do differ
-    assert np.abs(np.mean(each, axis=0) - one).max() < 1e-5
-    assert np.abs(probability(one) - np.minimum(reported(tmp_path / "average.bin", ids, ends), 1)).max() < 1e-5
 
 
 def test_training_twice_gives_the_same_bytes_in_another_process_too(tmp_path: Path) -> None:
