@@ -12,7 +12,7 @@ find the well-explained ones. The mix is the paper's: 60 % code, 10 % math, 30 %
     python -m corpus run recipes.sample
     python -m corpus explain recipes.sample python-stdlib/json/decoder.py
     python -m corpus explain recipes.sample crawl-to-tokens/recipes/planted/repository/src/ferries.py
-    python -m corpus explain recipes.sample https://mpmath.example/mpmath/calculus/quadrature/TanhSinh.html
+    python -m corpus explain recipes.sample https://docs.sympy.example/sympy/calculus/finite_diff/finite_diff_weights.html
 """
 
 from __future__ import annotations
