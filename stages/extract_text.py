@@ -43,6 +43,7 @@ from corpus.step import Step
 REVISION = 1
 
 REASONS = ("empty", "short")
+REWRITES = True  # `explain` follows the text from here, not the HTML
 
 SIGNALS = pa.schema(
     [
