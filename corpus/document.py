@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ __all__ = [
     "keep_all",
     "text_buffers",
     "text_bytes",
+    "verdict_of",
 ]
 
 # `text` has 64-bit offsets: a batch may pass 2 GiB. Everything else is short.
@@ -165,3 +167,17 @@ def batch_of(rows: list[dict[str, object]], extra: pa.Schema | None = None) -> p
     """A batch of SCHEMA (plus the fields of `extra`) from dictionaries; what a row leaves out is null."""
     schema = SCHEMA if extra is None else pa.schema([*SCHEMA, *extra])
     return pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def verdict_of(rows: list[tuple[Any, ...]], schema: pa.Schema) -> Verdict:
+    """Rows of values in the order of `schema`, then reason and evidence, as a Verdict. `text` is bytes of valid UTF-8."""
+    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * (len(schema) + 2)
+    arrays = []
+    for column, values in zip(schema, columns[:-2], strict=True):
+        if column.name == "text":  # already valid UTF-8: taken as it is, neither decoded nor checked again
+            binary = pa.array(values, pa.large_binary())
+            arrays.append(pa.Array.from_buffers(pa.large_string(), len(values), binary.buffers()))
+        else:
+            arrays.append(pa.array(values, column.type))
+    reason, evidence = (pa.array(values, pa.string()) for values in columns[-2:])
+    return Verdict(pa.RecordBatch.from_arrays(arrays, schema=schema), reason, evidence)

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from corpus.charset import Decoded, decode_page
-from corpus.document import SCHEMA, Verdict, document_id
+from corpus.document import SCHEMA, document_id
 from corpus.http_body import Response, parse, unpack
 from corpus.media_type import binary_type, media_type
 from corpus.warc import Record
 
-__all__ = ["COLUMNS", "PAGE", "REASONS", "Rules", "failed", "page", "verdict_of"]
+__all__ = ["COLUMNS", "PAGE", "REASONS", "Rules", "failed", "page"]
 
 REASONS = ("broken", "empty", "encoding", "mime", "revisit", "status", "too_large")
 
@@ -110,20 +110,6 @@ def failed(
     name = document_id(f"warc\n{url or ''}\n\n{warc}:{offset if offset is not None else ''}")
     nothing = (None,) * (len(SCHEMA) - 4 + 3)  # up to and with charset_by
     return (name, b"", source, url, *nothing, warc, offset, length, reason, why)
-
-
-def verdict_of(rows: list[tuple[Any, ...]]) -> Verdict:
-    """The rows of `page` and `failed` as a batch."""
-    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * (len(PAGE) + 2)
-    arrays = []
-    for field, values in zip(PAGE, columns[:-2], strict=True):
-        if field.name == "text":  # already valid UTF-8: taken as it is, neither decoded nor checked again
-            binary = pa.array(values, pa.large_binary())
-            arrays.append(pa.Array.from_buffers(pa.large_string(), len(values), binary.buffers()))
-        else:
-            arrays.append(pa.array(values, field.type))
-    reason, evidence = (pa.array(values, pa.string()) for values in columns[-2:])
-    return Verdict(pa.RecordBatch.from_arrays(arrays, schema=PAGE), reason, evidence)
 
 
 def _milliseconds(date: str) -> int | None:

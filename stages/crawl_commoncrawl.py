@@ -52,10 +52,10 @@ import pyarrow.parquet as pq
 
 from corpus.archives import SUFFIXES, Archive, archives_at, chosen, find_files, read_listing, seen_at
 from corpus.cdx import CAPTURES, Capture, Pattern, from_api, from_parquet
-from corpus.document import Verdict
+from corpus.document import Verdict, verdict_of
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
-from corpus.page import PAGE, Rules, failed, page, verdict_of
+from corpus.page import PAGE, Rules, failed, page
 from corpus.page import REASONS as PAGE_REASONS
 from corpus.remote import Access, Remote, is_remote
 from corpus.report import Report
@@ -165,13 +165,13 @@ def crawl(task: Archive | tuple[Capture, ...], config: Config) -> Iterator[Verdi
     remote = Remote(config.access)
     for row in _file(task, config, remote, notes) if isinstance(task, Archive) else _captured(task, config, remote):
         if size + len(row[_TEXT]) > BATCH_BYTES or len(rows) == _ROWS:
-            yield verdict_of(rows)
+            yield verdict_of(rows, PAGE)
             rows, size = [], 0
         rows.append(row)
         size += len(row[_TEXT])
     if remote.pace.tries:
         notes |= {"requests": remote.pace.tries, "waited_s": round(remote.pace.waited)}
-    yield dataclasses.replace(verdict_of(rows), notes=notes)
+    yield dataclasses.replace(verdict_of(rows, PAGE), notes=notes)
 
 
 def _file(archive: Archive, config: Config, remote: Remote, notes: dict[str, int]) -> Iterator[tuple[Any, ...]]:

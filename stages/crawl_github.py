@@ -34,7 +34,7 @@ import xxhash
 
 from corpus.clone import Fetch, Snapshot, cloned, local, sweep
 from corpus.decode import decode
-from corpus.document import SCHEMA, Verdict, document_id
+from corpus.document import SCHEMA, Verdict, document_id, verdict_of
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.licenses import header_license, is_license_file, repository_license
@@ -290,24 +290,11 @@ def crawl(bundle: tuple[Repository, ...], config: Config) -> Iterator[Verdict]:
         for row in _read(repository, config):
             more = len(row[_TEXT]) + len(row[_URL] or "") + len(row[_PATH] or "")
             if size + more > BATCH_BYTES or len(rows) == _ROWS:
-                yield _verdict(rows)
+                yield verdict_of(rows, _SCHEMA)
                 rows, size = [], 0
             rows.append(row)
             size += more
-    yield _verdict(rows)
-
-
-def _verdict(rows: list[tuple[Any, ...]]) -> Verdict:
-    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * (len(_SCHEMA) + 2)
-    arrays = []
-    for field, values in zip(_SCHEMA, columns[:-2], strict=True):
-        if field.name == "text":  # already valid UTF-8: taken as it is, neither decoded nor checked again
-            binary = pa.array(values, pa.large_binary())
-            arrays.append(pa.Array.from_buffers(pa.large_string(), len(values), binary.buffers()))
-        else:
-            arrays.append(pa.array(values, field.type))
-    reason, evidence = (pa.array(values, pa.string()) for values in columns[-2:])
-    return Verdict(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA), reason, evidence)
+    yield verdict_of(rows, _SCHEMA)
 
 
 def run(config: Config, out: Path, engine: Engine) -> Report:

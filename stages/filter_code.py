@@ -30,7 +30,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +40,7 @@ from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.markup import visible_characters
 from corpus.report import Report
+from corpus.rules import Rule, first_match
 from corpus.step import Step
 from corpus.text import TextStats, head_contains, text_stats
 
@@ -84,16 +84,6 @@ class Config:
             raise ConfigError(f"filter_code.max_data = {self.max_data}: at least min_data, {self.min_data}, expected")
 
 
-class Rule(NamedTuple):
-    """A rule over a batch: which rows it would drop, the value measured in each, and the words for value and limit."""
-
-    reason: str
-    fires_N: np.ndarray
-    value_N: np.ndarray
-    limit: float | str
-    evidence: str
-
-
 def judge(batch: pa.RecordBatch, config: Config) -> Verdict:
     """Keep, or the first rule that fires; reads the columns `text` and `lang`, and the flags where the Config asks for them."""
     stats = text_stats(batch.column("text"))
@@ -101,12 +91,7 @@ def judge(batch: pa.RecordBatch, config: Config) -> Verdict:
     undecided_N = ~np.logical_or.reduce([rule.fires_N for rule in rules])
     rules += _html_rules(batch, stats, undecided_N, config)
 
-    code_N = np.full(batch.num_rows, -1, np.int64)
-    evidence_N = np.full(batch.num_rows, None, object)
-    for rule in sorted(rules, key=lambda rule: REASONS.index(rule.reason)):
-        rows_M = np.flatnonzero(rule.fires_N & (code_N < 0))
-        code_N[rows_M] = REASONS.index(rule.reason)
-        evidence_N[rows_M] = [rule.evidence.format(value, rule.limit) for value in rule.value_N[rows_M].tolist()]
+    code_N, evidence_N = first_match(rules, REASONS, batch.num_rows)
     reason = pa.array(REASONS, pa.string()).take(pa.array(code_N, mask=code_N < 0))
     return Verdict(batch, reason, pa.array(evidence_N, pa.string()))
 

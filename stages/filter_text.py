@@ -45,7 +45,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,7 @@ from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.prose import STOP_WORDS, ProseStats, prose_stats
 from corpus.report import Report
+from corpus.rules import Rule, first_match
 from corpus.step import Step
 
 REVISION = 1
@@ -144,28 +145,13 @@ def check(config: Config) -> None:
     filters(config)
 
 
-class Rule(NamedTuple):
-    """A rule over a batch: which rows it would drop, the value measured in each, and the words for value and limit."""
-
-    reason: str
-    fires_N: np.ndarray
-    value_N: np.ndarray
-    limit: float | str
-    evidence: str
-
-
 def judge(batch: pa.RecordBatch, config: Config, state: list[Any] | None = None) -> Verdict:
     """Keep, or the first rule that fires; reads `text`, and `language` and `language_score` where there are such columns.
     state: what filters(config) made."""
     limits = config.max_duplicate_grams or (1.0,) * 6
     stats = prose_stats(batch.column("text"), config.stop_words, limits)
     rules = [*_language_rules(batch, config), *_quality_rules(batch, stats, config), *_repetition_rules(stats, config)]
-    code_N = np.full(batch.num_rows, -1, np.int64)
-    evidence_N = np.full(batch.num_rows, None, object)
-    for rule in sorted(rules, key=lambda rule: REASONS.index(rule.reason)):
-        rows_M = np.flatnonzero(rule.fires_N & (code_N < 0))
-        code_N[rows_M] = REASONS.index(rule.reason)
-        evidence_N[rows_M] = [rule.evidence.format(value, rule.limit) for value in rule.value_N[rows_M].tolist()]
+    code_N, evidence_N = first_match(rules, REASONS, batch.num_rows)
     for row, said in _told_by_datatrove(batch, np.flatnonzero(code_N < 0), state or []):
         code_N[row], evidence_N[row] = REASONS.index("datatrove"), said
     reason = pa.array(REASONS, pa.string()).take(pa.array(code_N, mask=code_N < 0))

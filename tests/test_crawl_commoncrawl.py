@@ -20,10 +20,11 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 
 from corpus.archives import Archive, read_listing
-from corpus.document import document_id
+from corpus.document import document_id, verdict_of
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, InputError, StorageError
-from corpus.page import page, verdict_of
+from corpus.page import PAGE as SCHEMA
+from corpus.page import page
 from corpus.remote import Access, Remote
 from corpus.report import Report
 from corpus.runner import run
@@ -257,7 +258,7 @@ def test_any_mutated_archive_is_accounted_for(changes: list[tuple[str, bytes, in
     for whole in (packed, packed[:at] + changes[0][1] + packed[at:]):
         source, rules = io.BytesIO(whole), Config(warcs=("x",)).rules
         rows = [page(r, "x", rules) for r in records(source.read, rules.limit)]
-        verdict = verdict_of(rows)
+        verdict = verdict_of(rows, SCHEMA)
         verdict.batch.validate(full=True)
         assert set(verdict.reason.to_pylist()) <= {None, *REASONS}
         if whole is packed:
