@@ -201,7 +201,10 @@ def bench(sample: Sample) -> list[Row]:
             quality(pages[::6], by_us),
         )
     ]
-    rows += [Row("extract_text", f"quality of {name}", 0.0, {}, quality(pages[::6], f)) for name, f in list(PEERS.items())[:2]]
+    rows += [
+        Row("extract_text", f"the same by {name}", peers[name], {}, quality(pages[::6], f))
+        for name, f in list(PEERS.items())[:2]
+    ]
     return rows
 
 
