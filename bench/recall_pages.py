@@ -2,8 +2,9 @@
 
     python -m bench.recall_pages [--topics math code] [--draws 5] [--inputs bpe words] [--write]
 
-CORPUS_DATA/html holds pages with labels. The seed is the pages of a fifth of a topic's domains, drawn at random; the pool every
-other page that has text, unlabelled. After each of three rounds the pool is ranked, less the pages, of any label, of the
+CORPUS_DATA/html holds pages with labels. Wrapped as WARC, each in its own charset, they go through crawl_commoncrawl and
+extract_text. The seed is the pages of a fifth of a topic's domains, drawn at random; the pool every other page that has text,
+unlabelled. After each of three rounds the pool is ranked, less the pages, of any label, of the
 seed's domains. What a round added to the seed by itself stays in: nobody told it the labels. Measured are average precision and
 the largest recall at a precision of 90 %, against all other pages, and against pages of neither topic ("other"): the labels are
 rules, and on many sites they call one page mathematics and the next, with the same menu, code.
@@ -27,36 +28,55 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import zstandard
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
 
-from corpus.document import document_id
-from corpus.engine import LocalEngine
-from corpus.extract import extract
+from corpus.engine import Engine, LocalEngine
 from corpus.recall import scores_of
 from corpus.recall_training import average_precision
 from corpus.runner import run
 from corpus.step import Step, walk
 from corpus.tokenizer import train_bpe
 from recipes.web import recall
-from tests.toys import pages
+from stages import crawl_commoncrawl, extract_text
 
 ROUNDS, VOCABULARY, LEAST = 3, 16_384, 50  # LEAST: characters of text that a page must have
 NAMES = ("AP", "R@P90", "AP, other", "R@P90, other", "Chinese AP", "German above")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """Pages with `text` instead of `html`, and a `where` of their own each."""
-    import zstandard
-
+    """The pages, whose URLs are all different."""
     with path.open("rb") as file:
         lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
         rows = [json.loads(line) for line in lines]
-    texts = extract(pa.array([row.pop("html") for row in rows], pa.large_string())).text.to_pylist()
-    seen: dict[str, int] = {}
-    for row, text in zip(rows, texts, strict=True):
-        url = row["url"] if "://" in row["url"] else f"https://{row['url']}"
-        seen[url] = seen.get(url, 0) + 1
-        row |= {"text": text, "where": url if seen[url] == 1 else f"{url}?{seen[url]}"}
-    return [row for row in rows if len(row["text"]) >= LEAST]
+    for row in rows:
+        row["url"] = row["url"].strip().replace(" ", "%20")
+    return rows
+
+
+def wrap(rows: list[dict[str, Any]], path: Path) -> Step:
+    """The pages of an archive made of `rows`, as text."""
+    with path.open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for row in rows:
+            head = [("Content-Type", f"text/html; charset={row['charset']}")]
+            record = writer.create_warc_record(
+                row["url"],
+                "response",
+                payload=io.BytesIO(row["html"].encode(row["charset"])),
+                http_headers=StatusAndHeaders("200 OK", head, protocol="HTTP/1.1"),
+                warc_headers_dict={"WARC-Date": "2026-01-01T00:00:00Z"},  # a page's id hangs on it, and the draws on ids
+            )
+            writer.write_record(record)
+    name = path.name.split(".")[0]
+    crawled = Step(f"crawl_{name}", crawl_commoncrawl.Config(warcs=(str(path),)))
+    return Step(f"extract_{name}", extract_text.Config(files=crawled, least_bytes=LEAST))
+
+
+def table(engine: Engine, step: Step, columns: list[str]) -> pa.Table:
+    found = engine.shards(step)
+    return pa.concat_tables([pa.Table.from_batches(list(found.read(name, columns))) for name in found.names])
 
 
 def by_words(texts: list[str]) -> str:
@@ -78,21 +98,21 @@ def draw(rows: list[dict[str, Any]], topic: str, number: int) -> set[str]:
 def rounds(rows: list[dict[str, Any]], topic: str, domains: set[str], tokenizer: str) -> tuple[list[list[float]], list[int]]:
     """(NAMES per round, positives per round)."""
     chosen = [row["label"] == topic and row["domain"] in domains for row in rows]
-    few = tuple((row["where"], row["text"]) for row, mine in zip(rows, chosen, strict=True) if mine)
-    rest = [(row["where"], row["text"]) for row, mine in zip(rows, chosen, strict=True) if not mine]
-    pool = Step("pool", pages.Config(shards=tuple(tuple(rest[i::4]) for i in range(4))))
-    last = recall(topic, pool, Step("seed", pages.Config(shards=(few,))), tokenizer, ROUNDS)
-    of = {document_id(f"toy\n{row['where']}"): row for row in rows if row["domain"] not in domains}
+    of = {row["url"]: row for row in rows}
     measured, positives = [], []
     with tempfile.TemporaryDirectory() as root:
+        seed = wrap([row for row, mine in zip(rows, chosen, strict=True) if mine], Path(root) / "seed.warc.gz")
+        pool = wrap([row for row, mine in zip(rows, chosen, strict=True) if not mine], Path(root) / "pool.warc.gz")
+        last = recall(topic, pool, seed, tokenizer, ROUNDS)
         engine = LocalEngine(root)
         reports = run(last, engine)
         steps = {step.name: step for step in walk(last)}
+        urls = table(engine, pool, ["url"]).column("url").to_pylist()
         for r in range(1, ROUNDS + 1):
-            found = scores_of(engine, steps[f"score_recall_{topic}_{r}"])
-            table = pa.concat_tables([pa.Table.from_batches(list(found.read(name))) for name in found.names])
-            logit = dict(zip(table.column("id").to_pylist(), table.column("logit").to_pylist(), strict=True))
-            measured.append(measure([(row, logit[id]) for id, row in of.items() if id in logit], topic))
+            found = scores_of(engine, steps[f"score_recall_{topic}_{r}"])  # row for row as the pool
+            logits = [v for name in found.names for batch in found.read(name) for v in batch.column("logit").to_pylist()]
+            scored = [(of[url], value) for url, value in zip(urls, logits, strict=True)]
+            measured.append(measure([(row, value) for row, value in scored if row["domain"] not in domains], topic))
             positives.append(reports[f"train_recall_{topic}_{r}"].notes["positives"])
     return measured, positives
 
@@ -127,7 +147,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the table in bench/RECALL.md")
     asked = parser.parse_args()
     rows = load(Path(os.environ["CORPUS_DATA"]) / "html" / "pages.jsonl.zst")
-    texts = [row["text"] for row in rows]
+    with tempfile.TemporaryDirectory() as root:
+        every_page = wrap(rows, Path(root) / "all.warc.gz")
+        engine = LocalEngine(root)
+        run(every_page, engine)
+        texts = table(engine, every_page, ["text"]).column("text").to_pylist()
     lines = [
         f"| topic | input | draw | seed | round | positives | {' | '.join(NAMES)} |",
         "|---|---|---|---|---|---|" + "---|" * len(NAMES),

@@ -83,15 +83,18 @@ class Engine:
         """Where a step's output is; artefacts such as tokenizer.json lie directly in it."""
         return self.root / step.folder
 
-    def shards(self, inputs: Step | Shards) -> Shards:
-        """The documents a finished Step wrote (anything that is Shards already passes through)."""
+    def shards(self, inputs: Step | Shards, folder_name: str = "shards") -> Shards:
+        """The documents a finished Step wrote (anything that is Shards already passes through).
+
+        folder_name: of the step's folder, for files it keeps beside its documents, row for row.
+        """
         if not isinstance(inputs, Step):
             return inputs
         folder = self.folder(inputs)
         record = read_json(folder / "step.json")
         if record is None:
             raise CorruptFile(f"{folder} has no step.json, so step {inputs.name} is not finished", path=str(folder))
-        files = tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith("shards/"))
+        files = tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith(f"{folder_name}/"))
         return StepShards(folder, files, inputs.name)
 
     def map_shards(

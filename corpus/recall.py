@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import pyarrow as pa
 from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError, CorruptFile
-from corpus.shards import FileRecord, StepShards, read_json
+from corpus.shards import StepShards, read_json
 from corpus.step import Step
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "collected",
     "id_keys",
     "logit_of",
-    "path_of",
     "ranks",
     "read_record",
     "scored",
@@ -54,12 +52,9 @@ _MARK = "recall_"  # before the names of score columns beside a document's
 
 def scores_of(engine: Engine, scores: Step) -> StepShards:
     """The side files of a score_recall step, read like shards."""
-    folder = engine.folder(scores)
-    record = read_json(folder / "step.json")
-    if record is None:
-        raise CorruptFile(f"{folder} has no step.json, so step {scores.name} is not finished", path=str(folder))
-    files = tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith("scores/"))
-    return StepShards(folder, files, scores.name)
+    found = engine.shards(scores, "scores")
+    assert isinstance(found, StepShards)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +125,6 @@ def collected(batch: Any, cut: int | None, mark: str = _MARK) -> np.ndarray:
     if cut is None:
         return np.zeros(batch.num_rows, bool)
     return np.asarray(ranks(batch.column("id"), batch.column(f"{mark}logit").to_numpy()) <= np.uint64(cut))
-
-
-def path_of(engine: Engine, tokenizer: Step | str) -> Path:
-    """Where a tokenizer is: a train_tokenizer step's, or a path."""
-    from corpus.shards import as_path
-
-    return as_path(tokenizer) if isinstance(tokenizer, str) else engine.folder(tokenizer) / "tokenizer.json"
 
 
 def id_keys(ids: Any) -> np.ndarray:

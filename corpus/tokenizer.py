@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.shards import as_path
+from corpus.step import Step
 
 __all__ = ["LONGEST", "SPECIAL_TOKENS", "Encoder", "content_of", "load_encoder", "train_bpe"]
 
@@ -117,6 +119,11 @@ def content_of(tokenizer: object) -> str:
     if not path.is_file():
         raise ConfigError(f"tokenizer is {tokenizer!r}, no such file; a Step or the path of a tokenizer.json expected")
     return str(xxhash.xxh3_64_hexdigest(path.read_bytes()))
+
+
+def path_of(engine: Engine, tokenizer: Step | str) -> Path:
+    """Where a tokenizer.json is: a train_tokenizer step's, or a path."""
+    return as_path(tokenizer) if isinstance(tokenizer, str) else engine.folder(tokenizer) / "tokenizer.json"
 
 
 def load_encoder(path: Path | str) -> Encoder:

@@ -33,9 +33,9 @@ from corpus.draw import draw_keys, spread
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.report import Report
-from corpus.shards import FileRecord, StepShards, as_path, atomic, parquet_writer, read_json, write_table
+from corpus.shards import FileRecord, StepShards, atomic, parquet_writer, read_json, write_table
 from corpus.step import Step
-from corpus.tokenizer import Encoder, content_of, load_encoder
+from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 from corpus.tokens import MAP, TokenWriter, token_dtype, write_tokens_json
 
 REVISION = 1
@@ -205,8 +205,7 @@ def merge(batches: Iterator[pa.RecordBatch], out: Path) -> None:
 
 
 def run(config: Config, out: Path, engine: Engine) -> Report:
-    given = config.tokenizer
-    path = as_path(given) if isinstance(given, str) else engine.folder(given) / "tokenizer.json"
+    path = path_of(engine, config.tokenizer)
     encoder = load_encoder(path)
     _require(config, encoder)
     work = partial(convert, config=config)

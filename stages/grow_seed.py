@@ -9,12 +9,14 @@
 3. Pages under what was accepted are this step's documents, unless the seed has them. Everything else is dropped:
 
     in_seed       the seed has it
-    collected     accepted and collected, where `add_collected` is off
+    collected     under what was accepted and collected, where `add_collected` is off
+    unlikely      under what was accepted automatically, but its calibrated probability is less than `unlikely`
     outside       under nothing that was accepted
 
 The trade: DeepSeekMath adds pages that were not collected only, judged by hand. Automatically accepted sites are on topic
 with the chance the bound says; and `add_collected` also adds the collected pages of accepted sites: those are the surest of
-the topic that the seed has not, and without them a small seed learns the sites' fringes.
+the topic that the seed has not, and without them a small seed learns the sites' fringes. Sites on two topics would carry the
+seed from one to the other, so pages the model is sure about stay out; that also keeps out what it is wrong to be sure about.
 
 Reference: DeepSeekMath (arXiv 2402.03300), section 2.1.
 """
@@ -22,6 +24,7 @@ Reference: DeepSeekMath (arXiv 2402.03300), section 2.1.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -45,7 +48,7 @@ from corpus.shards import StepShards, as_path, atomic, read_json, write_json
 from corpus.step import Step
 
 REVISION = 1
-REASONS = ("in_seed", "collected", "outside")
+REASONS = ("in_seed", "collected", "unlikely", "outside")
 
 _LISTED = 20  # folders listed of a domain
 _ACCEPTED = "accepted.json"
@@ -60,6 +63,7 @@ class Config:
     bound: float = 0.5
     confidence: float = 1.645  # standard deviations: a one-sided interval of 95 %
     least_pages: int = 3  # of a domain or folder that may be accepted automatically
+    unlikely: float = 0.1  # a page of an accepted site that is less probable than this does not join; 0: all join
     add_collected: bool = True  # ours; DeepSeekMath adds what was not collected
     samples: int = 5  # pages listed of each
     annotations_xxh3: str = dataclasses.field(default="", init=False)  # the table's content, so that it is in the fingerprint
@@ -70,6 +74,8 @@ class Config:
             raise ConfigError(f"grow_seed.selected is step {self.selected.name}; select_recall by the same scores expected")
         if not 0 <= self.bound <= 1 or not self.confidence >= 0:
             raise ConfigError(f"grow_seed.bound = {self.bound}: 0 to 1 expected, and confidence 0 or more")
+        if not 0 <= self.unlikely < 1:
+            raise ConfigError(f"grow_seed.unlikely = {self.unlikely}: a probability, 0 or more and under 1, expected")
         if self.least_pages < 1 or self.samples < 0:
             raise ConfigError(f"grow_seed.least_pages = {self.least_pages}: 1 or more expected, and samples 0 or more")
         if self.annotations is not None:
@@ -200,8 +206,8 @@ def load(seed: Path, accepted: Path) -> Known:
     return Known(keys, Accepted(tuple(record["groups"]), tuple(record["prefixes"])))
 
 
-def judge(batch: pa.RecordBatch, state: Known, cut: int | None, add_collected: bool) -> Verdict:
-    """A batch of corpus.recall.Scored."""
+def judge(batch: pa.RecordBatch, state: Known, cut: int | None, floor: float, add_collected: bool) -> Verdict:
+    """A batch of corpus.recall.Scored. floor: the logit below which a page is unlikely to be on topic."""
     group = batch.column("recall_group")
     seeded = np.isin(id_keys(batch.column("id")), state.seed)
     hit = collected(batch, cut)
@@ -209,6 +215,7 @@ def judge(batch: pa.RecordBatch, state: Known, cut: int | None, add_collected: b
     names = [name for name in batch.schema.names if not name.startswith("recall_")]
     reason = np.full(batch.num_rows, None, object)
     reason[~inside] = "outside"
+    reason[inside & (batch.column("recall_logit").to_numpy() < floor)] = "unlikely"
     if not add_collected:
         reason[inside & hit] = "collected"
     reason[seeded] = "in_seed"
@@ -216,6 +223,11 @@ def judge(batch: pa.RecordBatch, state: Known, cut: int | None, add_collected: b
     where = pc.if_else(pc.equal(group, ""), "in no group", group)
     said = pc.if_else(pc.is_valid(why), pc.if_else(pc.equal(why, "in_seed"), "the seed has it", where), why)
     return Verdict(batch.select(names), why, said)
+
+
+def floor_of(line: tuple[float, float], probability: float) -> float:
+    """The logit whose calibrated probability (a · logit + b, of train_recall) is `probability`."""
+    return (math.log(probability / (1 - probability)) - line[1]) / line[0] if probability else -math.inf
 
 
 def _inside(batch: pa.RecordBatch, group: Any, accepted: Accepted) -> np.ndarray:
@@ -245,7 +257,8 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     count = partial(survey, config=config, precision=precision, whole=whole)
     notes = engine.reduce(count, met, out, name="survey").notes
     setup = partial(load, engine.folder(model) / "seed.npy", out / _ACCEPTED)
-    work = partial(judge, cut=record["cut"], add_collected=config.add_collected)
+    floor = floor_of(line, config.unlikely) if config.annotations is None else -math.inf
+    work = partial(judge, cut=record["cut"], floor=floor, add_collected=config.add_collected)
     report = engine.map_shards(work, pool, out, setup=setup)
     report.notes.update(notes)
     shards = engine.shards(config.selected)

@@ -42,9 +42,8 @@ from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.exchange import Exchanged, partitions_for
 from corpus.report import Report
-from corpus.shards import as_path
 from corpus.step import Step
-from corpus.tokenizer import Encoder, content_of, load_encoder
+from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 
 REVISION = 2
 REASONS = ("not_drawn",)
@@ -339,8 +338,7 @@ class Together:
 
 
 def run(config: Config, out: Path, engine: Engine) -> Report:
-    given = config.tokenizer
-    path = as_path(given) if isinstance(given, str) else engine.folder(given) / "tokenizer.json"
+    path = path_of(engine, config.tokenizer)
     setup = partial(load_encoder, path)
     weighed = [
         weigh(count, s.files, out, engine, name=f"count_{i}", seed=config.seed, salt=f"mix {s.name}", setup=setup)

@@ -29,11 +29,11 @@ from corpus.document import text_buffers
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.groups import groups
-from corpus.recall import SCORES, path_of, read_record, scores_of
+from corpus.recall import SCORES, read_record, scores_of
 from corpus.report import Report
 from corpus.shards import StepShards, write_table
 from corpus.step import Step
-from corpus.tokenizer import Encoder, load_encoder
+from corpus.tokenizer import Encoder, load_encoder, path_of
 
 REVISION = 1
 REASONS: tuple[str, ...] = ()  # nothing is dropped

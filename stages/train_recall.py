@@ -47,9 +47,8 @@ from corpus.document import text_buffers
 from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
-from corpus.exchange import Exchanged
 from corpus.groups import GROUPINGS, group_keys, groups
-from corpus.recall import RECORD, TOPIC_GROUPS, collected, id_keys, path_of, read_record, scored
+from corpus.recall import RECORD, TOPIC_GROUPS, collected, id_keys, read_record, scored
 from corpus.recall_training import (
     Chosen,
     Samples,
@@ -65,7 +64,7 @@ from corpus.recall_training import (
 from corpus.report import Report
 from corpus.shards import Items, StepShards, atomic, write_json
 from corpus.step import Step
-from corpus.tokenizer import Encoder, content_of, load_encoder
+from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 
 REVISION = 1
 REASONS: tuple[str, ...] = ()  # nothing is dropped
@@ -396,6 +395,3 @@ def _copy(config: Config, out: Path, engine: Engine, before: dict[str, Any]) -> 
 def _rows(engine: Engine, step: Step) -> int:
     shards = engine.shards(step)
     return shards.rows if isinstance(shards, StepShards) else 0
-
-
-__all__ = ["Config", "Exchanged", "choose", "run", "sample", "settings_for", "train_model"]

@@ -99,12 +99,25 @@ def test_collected_pages_may_be_left_out(done: tuple[LocalEngine, Step, Step, St
 def test_the_bound_is_a_lower_bound_of_precision(done: tuple[LocalEngine, Step, Step, Step]) -> None:
     assert grown(done, bound=1.0)[0] == set()
     assert grown(done, least_pages=13)[0] == set()
-    everything = grown(done, bound=0.0, least_pages=1)[0]
+    everything = grown(done, bound=0.0, least_pages=1, unlikely=0.0)[0]
     assert under("half.org/blog/") <= everything
     for row in grown(done)[2]:
         for part in [row, *row.get("prefixes", [])]:
             assert part["bound"] <= part["share"]
             assert not part["accept"] or (part["bound"] >= 0.5 and part["pages"] >= 3)
+
+
+def test_pages_surely_off_topic_do_not_join_with_their_site(done: tuple[LocalEngine, Step, Step, Step], tmp_path: Path) -> None:
+    blog, maths = under("half.org/blog/"), under("half.org/math/")
+    joined, report, table = grown(done, bound=0.0, least_pages=1)
+    assert next(row["accept"] for row in table if row["domain"] == "half.org")
+    assert maths <= joined and not blog & joined
+    assert report.dropped["unlikely"] >= len(blog)
+    assert report.kept + sum(report.dropped.values()) == len(POOL)
+    edited = tmp_path / "all.yaml"
+    edited.write_text(yaml.safe_dump([{"domain": "half.org", "accept": True}]), "utf-8")
+    joined, report, _ = grown(done, annotations=str(edited))  # what a person accepts joins whole
+    assert joined == blog | maths and not report.dropped.get("unlikely")
 
 
 def test_a_person_decides(done: tuple[LocalEngine, Step, Step, Step], tmp_path: Path) -> None:
@@ -161,7 +174,9 @@ def test_wilson_is_under_the_share_and_grows_with_pages(hits: int, more: int, z:
     assert abs(float(wilson(np.array([8]), np.array([10]), 1.96)[0]) - 0.4902) < 1e-4  # a table's value
 
 
-@pytest.mark.parametrize("fields", [{"bound": 2.0}, {"confidence": -1.0}, {"least_pages": 0}, {"samples": -1}])
+@pytest.mark.parametrize(
+    "fields", [{"bound": 2.0}, {"confidence": -1.0}, {"least_pages": 0}, {"samples": -1}, {"unlikely": 1.0}]
+)
 def test_a_bad_field_is_named(done: tuple[LocalEngine, Step, Step, Step], fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         grow(*done[1:], **fields)
