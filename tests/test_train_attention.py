@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.attention import Attention, RMSNorm, rope_table, rotate
+from train.attention import Attention, RMSNorm, frequencies, rope_table, rotate, softmax_scale
 from train.config import ModelConfig
 
 TINY = ModelConfig(
@@ -79,12 +79,12 @@ def naive(layer: Attention, x_SH: Tensor) -> Tensor:
 def test_attention_is_the_naive_one(q_lora_rank: int | None) -> None:
     layer = attention(dataclasses.replace(TINY, q_lora_rank=q_lora_rank))
     x = torch.randn(2, 6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    ours = layer(x, rope_table(6, 4, TINY.rope_theta, torch.float64), None)
+    ours = layer(x, rope_table(6, TINY, torch.float64), None)
     torch.testing.assert_close(ours, torch.stack([naive(layer, row) for row in x]))
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
-    cos, sin = rope_table(300, 16, 10000.0, torch.float64)
+    cos, sin = rope_table(300, dataclasses.replace(TINY, qk_rope_head_dim=16), torch.float64)
     q, k = torch.randn(2, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     score = rotate(q.expand(300, -1), cos, sin) @ rotate(k.expand(300, -1), cos, sin).T
     for distance in (-7, 0, 1, 100):
@@ -93,10 +93,27 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert score[0].std() > 0.1  # and it does depend on it
 
 
+def test_yarn_by_its_definition() -> None:
+    """V2's numbers: pairs 0 to 10 keep their frequency, those from 23 are 40 times slower; logits grow by 1.2608²."""
+    plain = dataclasses.replace(TINY, qk_rope_head_dim=64, qk_nope_head_dim=128)
+    long = dataclasses.replace(plain, rope_factor=40.0)
+    ratio = (frequencies(long) / frequencies(plain)).tolist()
+    assert ratio[:11] == [1.0] * 11
+    assert ratio[23:] == pytest.approx([1 / 40] * 9)
+    for i in range(11, 23):
+        mixed = (i - 10) / 13
+        assert ratio[i] == pytest.approx(1 - mixed + mixed / 40)
+    assert softmax_scale(plain) == pytest.approx(192**-0.5)
+    assert softmax_scale(long) == pytest.approx(0.114721, abs=1e-6)
+    torch.testing.assert_close(rope_table(5, long)[0][0], torch.ones(32))  # the two mscales are equal: no factor on cos and sin
+    other = rope_table(5, dataclasses.replace(long, rope_mscale_all_dim=0.0))[0][0]
+    torch.testing.assert_close(other, torch.full((32,), 0.0707 * math.log(40) + 1))
+
+
 def test_rotation_keeps_pairs_interleaved_and_lengths() -> None:
     x = torch.zeros(3, 4, dtype=torch.float64)
     x[:, 2] = 2.0  # only the second pair
-    out = rotate(x, *rope_table(3, 4, 10000.0, torch.float64))
+    out = rotate(x, *rope_table(3, TINY, torch.float64))
     torch.testing.assert_close(out[2], torch.tensor([0, 0, 2 * math.cos(0.02), 2 * math.sin(0.02)], dtype=torch.float64))
 
 
@@ -110,7 +127,7 @@ def test_rms_norm_rounds_before_the_weight() -> None:
 
 def test_no_token_sees_a_later_one_or_another_document() -> None:
     layer = attention(TINY)
-    rope = rope_table(8, 4, TINY.rope_theta, torch.float64)
+    rope = rope_table(8, TINY, torch.float64)
     x = torch.randn(1, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     changed = x.clone()
     changed[0, 5] += 1

@@ -2,6 +2,7 @@
 
 python -m train recipes.moe_tiny
 python -m train recipes.moe_tiny --set lr=1e-3 --set model.n_routed_experts=16 --steps 100
+python -m train recipes.moe_tiny --export exported
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--root", default="data", help="where corpus and runs are kept (default: data)")
     top.add_argument("--steps", type=int, metavar="N", help="stop after step N; the schedule stays that of the whole run")
+    top.add_argument("--export", metavar="FOLDER", help="write the newest checkpoint for transformers, train nothing")
+    top.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"], help="of --export's weights")
     return top
 
 
@@ -88,11 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_recipe(options.recipe, options.set)
         import torch
 
-        from train.loop import train
+        from train.loop import export, train
 
         # OMP_NUM_THREADS wins, as everywhere in torch; without it, every core this process may use.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-        train(config, Path(options.root), options.steps, lambda text: print(text, flush=True))
+        root = Path(options.root)
+        if options.export is not None:
+            export(config, root, Path(options.export), getattr(torch, options.dtype))
+        else:
+            train(config, root, options.steps, lambda text: print(text, flush=True))
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,6 +7,9 @@ a few extra dimensions, one key for all heads, because a rotation cannot be fold
     c, k_rope = W_kv_a h                     c is normalised, then      k_nope ∥ v = W_kv_b c   per head
     attention over  q_nope·k_nope + q_rope·k_rope,  scaled by (nope + rope)^-1/2
 
+Longer contexts than the frequencies were trained for come by YaRN (Peng et al., arXiv 2309.00071): pairs that turn often keep
+their frequency, pairs that turn seldom are slowed down, those between are mixed, and logits are scaled up.
+
 Parameter names and row orders are Hugging Face's. Rotation acts on interleaved pairs (2i, 2i+1) and leaves them interleaved, as
 transformers does. Rotary scores depend on the distance of two positions only, so packed documents need no position reset.
 Shape letters: B batch, S sequence, N heads, D dims, R rotary dims.
@@ -14,13 +17,15 @@ Shape letters: B batch, S sequence, N heads, D dims, R rotary dims.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.config import ModelConfig
 
-__all__ = ["Attention", "RMSNorm", "rope_table", "rotate"]
+__all__ = ["Attention", "RMSNorm", "frequencies", "rope_table", "rotate", "softmax_scale"]
 
 
 class RMSNorm(nn.Module):
@@ -37,14 +42,39 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rope_table(length: int, dims: int, theta: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [length, dims/2]: pair i turns by position · theta^(-2i/dims).
+def frequencies(c: ModelConfig) -> Tensor:
+    """fp64 [R/2]: radians per position of each pair, theta^(-2i/R), or YaRN's mixture of that and the same slowed down."""
+    dims = c.qk_rope_head_dim
+    fast_R2 = c.rope_theta ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    if c.rope_factor == 1:
+        return fast_R2
+    # Pair i turns original_length · theta^(-2i/R) / 2π times; solved for i, and rounded outwards, as the released code does.
+    low, high = (
+        dims * math.log(c.rope_original_length / (turns * 2 * math.pi)) / (2 * math.log(c.rope_theta))
+        for turns in (c.rope_beta_fast, c.rope_beta_slow)
+    )
+    low, high = max(math.floor(low), 0), min(math.ceil(high), dims - 1)
+    slow_R2 = ((torch.arange(dims // 2, dtype=torch.float64) - low) / max(high - low, 0.001)).clamp(0, 1)
+    return fast_R2 * (1 - slow_R2) + fast_R2 / c.rope_factor * slow_R2
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1  # 1 without YaRN, whose factor is 1
+
+
+def softmax_scale(c: ModelConfig) -> float:
+    """What logits are multiplied by: (nope + rope)^-1/2, under YaRN times (0.1 · mscale_all_dim · ln factor + 1)²."""
+    return (c.qk_nope_head_dim + c.qk_rope_head_dim) ** -0.5 * _mscale(c.rope_factor, c.rope_mscale_all_dim) ** 2
+
+
+def rope_table(length: int, c: ModelConfig, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [length, R/2], of position · frequency, under YaRN times the ratio of the two mscales (1 in V2).
 
     Angles are computed in fp64: an fp32 angle of 160,000 is off by up to 0.008.
     """
-    frequency_R2 = theta ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
-    angle_SR2 = torch.arange(length, dtype=torch.float64)[:, None] * frequency_R2
-    return angle_SR2.cos().to(dtype), angle_SR2.sin().to(dtype)
+    size = _mscale(c.rope_factor, c.rope_mscale) / _mscale(c.rope_factor, c.rope_mscale_all_dim)
+    angle_SR2 = torch.arange(length, dtype=torch.float64)[:, None] * frequencies(c)
+    return (angle_SR2.cos() * size).to(dtype), (angle_SR2.sin() * size).to(dtype)
 
 
 def rotate(x_BNSR: Tensor, cos_SR2: Tensor, sin_SR2: Tensor) -> Tensor:
@@ -87,6 +117,6 @@ class Attention(nn.Module):
         q_BNSD = torch.cat((q_nope, rotate(q_rope, *rope)), dim=-1)
         k_BNSD = torch.cat((k_nope, k_rope), dim=-1)
         z_BNSD = F.scaled_dot_product_attention(
-            q_BNSD, k_BNSD, v_BNSD, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=(nope + dims) ** -0.5
+            q_BNSD, k_BNSD, v_BNSD, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=softmax_scale(c)
         )
         return self.o_proj(z_BNSD.transpose(1, 2).flatten(2))

@@ -23,7 +23,10 @@ __all__ = ["REVISION", "ModelConfig", "TrainConfig", "apply_settings", "fingerpr
 REVISION = 1  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
-_NOT_IN_FINGERPRINT = ("out", "checkpoint_every")
+_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "init")
+
+
+_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha", "rope_mscale", "rope_mscale_all_dim")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,13 @@ class ModelConfig:
     qk_rope_head_dim: int = 64
     v_head_dim: int = 128
     rope_theta: float = 10000.0
+    rope_factor: float = 1.0  # YaRN: how many times rope_original_length; 1: no YaRN, the five below say nothing
+    rope_original_length: int = 4096  # tokens that the frequencies were trained for
+    rope_beta_fast: float = 32.0  # pairs that turn more often than this within the original length keep their frequency
+    rope_beta_slow: float = 1.0  # pairs that turn less often are slowed down by rope_factor; YaRN's alpha
+    rope_mscale: float = 0.707
+    rope_mscale_all_dim: float = 0.707
+    max_position_embeddings: int = 163840  # for the exported config.json; nothing here is cut by it
     rms_norm_eps: float = 1e-6
     routed_scaling_factor: float = 1.0
     aux_loss_alpha: float = 0.001  # alpha1 of the sequence-wise balance loss, V2-Lite
@@ -56,11 +66,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
+            if field.name in _MAY_BE_ZERO:
                 _require(value >= 0, field.name, value, "0 or more")
             elif value is not None:
                 _require(value > 0, field.name, value, "more than 0")
         _require(self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim", self.qk_rope_head_dim, "an even number")
+        _require(self.rope_factor >= 1, "rope_factor", self.rope_factor, "1 or more")
+        _require(self.rope_beta_slow < self.rope_beta_fast, "rope_beta_slow", self.rope_beta_slow, "below rope_beta_fast")
         experts = self.n_routed_experts
         _require(experts % self.n_group == 0, "n_group", self.n_group, f"a divisor of n_routed_experts={experts}")
         _require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group={self.n_group}")
@@ -87,11 +99,13 @@ class TrainConfig:
     weight_decay: float = 0.1  # on matrices only
     clip: float = 1.0  # global gradient norm
     seed: int = 0
+    init: str | None = None  # folder of a Hugging Face checkpoint to start from; None: fresh parameters, drawn by `seed`
     document_mask: bool = False  # True: attention does not cross documents, nor does a label
     validation: float = 0.01  # share of the tokens held out, whole documents
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
     out: str | None = None  # None: ROOT/train/NAME-FINGERPRINT
+    init_seen: tuple[str, ...] = dataclasses.field(init=False, default=())  # of `init`, what the fingerprint sees
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "seq_len", "lr", "eps", "clip", "checkpoint_every"):
@@ -102,6 +116,17 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below steps={self.steps}")
+        if self.init is not None:
+            object.__setattr__(self, "init_seen", _seen(Path(self.init)))
+
+
+def _seen(folder: Path) -> tuple[str, ...]:
+    """Name and size of a checkpoint's weights, and its config: reading all of 30 GB to name a run would take a minute."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ConfigError(f"init={folder}: the folder of a Hugging Face checkpoint expected, with its config.json")
+    files = sorted(path for path in folder.glob("*.safetensors"))
+    return (*(f"{path.name} {path.stat().st_size}" for path in files), xxhash.xxh3_64_hexdigest(config.read_bytes()))
 
 
 def _require(ok: bool, field: str, value: object, expected: str) -> None:
@@ -150,6 +175,8 @@ def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig
 
 def _parse(kind: type, key: str, field: str, text: str) -> Any:
     types = typing.get_type_hints(kind)
-    if field not in types or field == "model":
-        raise ConfigError(f"--set {key}: no such field; there are: {', '.join(name for name in types if name != 'model')}")
+    if field not in types or field in ("model", "init_seen"):
+        raise ConfigError(
+            f"--set {key}: no such field; there are: {', '.join(name for name in types if name not in ('model', 'init_seen'))}"
+        )
     return read_field(types[field], text, f"--set {key}={text}")

@@ -28,11 +28,12 @@ from corpus.tokens import TokenShards
 from train import checkpoint
 from train.config import TrainConfig, fingerprint, run_folder
 from train.data import Batch, Stream, held_out, unigram_entropy
+from train.hf import export_model, import_model
 from train.model import Model, count_parameters, make_model, next_token_loss
 from train.optim import clip_gradients, make_optimizer
 from train.schedule import learning_rate
 
-__all__ = ["Run", "open_run", "open_shards", "run_step", "train", "validate"]
+__all__ = ["Run", "export", "open_run", "open_shards", "run_step", "train", "validate"]
 
 Say = Callable[[str], None]
 
@@ -93,6 +94,9 @@ def open_run(config: TrainConfig, root: Path) -> Run:
 def _resume(run: Run) -> None:
     found = checkpoint.newest(run.folder / "checkpoints")
     if found is None:
+        if run.config.init is not None:
+            import_model(Path(run.config.init), run.model)
+            run.note = f", parameters of {run.config.init}"
         return
     state = checkpoint.load(found, run.model, run.optimizer)
     expected = _state(run)
@@ -191,6 +195,20 @@ def train(config: TrainConfig, root: Path, stop: int | None = None, say: Say = p
             checkpoint.write_text(finished, json.dumps(summary, indent=1, sort_keys=True))
     say(_sentence(summary))
     return summary
+
+
+def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, say: Say = print) -> None:
+    """The newest checkpoint of a run as a Hugging Face checkpoint, with its tokenizer. InputError where there is none."""
+    path = run_folder(config, root)
+    if checkpoint.newest(path / "checkpoints") is None:
+        raise InputError(f"{path} has no checkpoint; train first, with the same recipe, --root and --set")
+    with _lock(path):
+        run = open_run(config, root)
+        special = run.shards.special
+        ids = {f"{name}_token_id": special[name] for name in ("bos", "eos") if name in special}
+        carry = tuple(file for file in (run.shards.tokenizer_path,) if file.exists())
+        export_model(run.model, folder, dtype, carry=carry, **ids)
+    say(f"step {run.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}")
 
 
 def _run_steps(run: Run, last: int, say: Say) -> None:

@@ -58,7 +58,7 @@ class Model(nn.Module):
         """documents: a number per token, equal within a document; given, attention stays inside documents."""
         c = self.config
         x_BSH = self.model.embed_tokens(tokens_BS)
-        cos, sin = rope_table(tokens_BS.shape[1], c.qk_rope_head_dim, c.rope_theta, x_BSH.dtype)
+        cos, sin = rope_table(tokens_BS.shape[1], c, x_BSH.dtype)
         rope = (cos.to(x_BSH.device), sin.to(x_BSH.device))
         mask_B1SS = None if documents_BS is None else _document_mask(documents_BS)
         balance, loads = x_BSH.new_zeros(()), []

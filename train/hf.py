@@ -1,0 +1,256 @@
+"""Hugging Face checkpoints of DeepSeek-V2's kind: import, streamed shard by shard, and export at any step.
+
+    FOLDER/config.json                          shape of the model; read_config, write_config
+    FOLDER/model.safetensors                    or model-00001-of-00004.safetensors … and model.safetensors.index.json
+    FOLDER/tokenizer.json, …                    carried along by export_model where it is told where they are
+
+Tensors have the same names and shapes here and there (disk_views in moe.py takes the experts apart), so nothing is transposed
+or renamed. A config that asks for what this model does not do is refused, field by field, rather than read as something else.
+
+transformers writes `rope_parameters` and `dtype` since version 5; the released code of DeepSeek-V2, vLLM and transformers 4
+read `rope_scaling`, `rope_theta` and `torch_dtype`. write_config says both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from corpus.errors import ConfigError, CorruptFile
+from train.config import ModelConfig
+from train.model import Model
+from train.moe import disk_views
+
+__all__ = ["export_model", "import_model", "read_config", "write_config"]
+
+_SHARD_BYTES = 5_000_000_000
+_INDEX = "model.safetensors.index.json"
+
+# Fields of theirs that must say this; a field that is not there says it.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "scoring_func": ("softmax",),
+    "norm_topk_prob": (False,),
+    "moe_layer_freq": (1,),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "tie_word_embeddings": (False,),
+    "topk_method": ("greedy", "group_limited_greedy"),
+    "attention_dropout": (0.0, 0),
+}
+# Of a checkpoint and the model it starts: these change no weight's shape or meaning.
+_MAY_DIFFER = ("aux_loss_alpha", "initializer_range", "max_position_embeddings", "rope_factor", "rope_original_length",
+               "rope_beta_fast", "rope_beta_slow", "rope_mscale", "rope_mscale_all_dim")  # fmt: skip
+_ROPE = {
+    "rope_factor": "factor",
+    "rope_original_length": "original_max_position_embeddings",
+    "rope_beta_fast": "beta_fast",
+    "rope_beta_slow": "beta_slow",
+    "rope_mscale": "mscale",
+    "rope_mscale_all_dim": "mscale_all_dim",
+}
+# What transformers takes these for where a file does not say; of the rest every field is required.
+_ABSENT: dict[str, Any] = {
+    "q_lora_rank": None,
+    "n_group": 1,
+    "topk_group": 1,
+    "aux_loss_alpha": 0.001,
+    "initializer_range": 0.02,
+}
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """config.json as a ModelConfig. ConfigError names what is missing or not supported."""
+    path = folder / "config.json"
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} has no config.json; the folder of a Hugging Face checkpoint expected") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(said, dict) or said.get("model_type") != "deepseek_v2":
+        seen = said.get("model_type") if isinstance(said, dict) else type(said).__name__
+        raise ConfigError(f"{path}: model_type is {seen!r}; 'deepseek_v2' expected")
+    for name, fine in _ONLY.items():
+        if said.get(name, fine[0]) not in fine:
+            raise ConfigError(f"{path}: {name} is {said[name]!r}, which this trainer does not do; {fine[0]!r} expected")
+    if said.get("topk_method", "greedy") == "greedy":  # then groups, if the file has any, are not used
+        said = {**said, "n_group": 1, "topk_group": 1}
+    fields = _rope(said, path)
+    for field in dataclasses.fields(ModelConfig):
+        if field.name in fields:
+            continue
+        value = said.get(field.name)
+        if value is None:
+            if field.name not in _ABSENT:
+                raise ConfigError(f"{path} does not say {field.name}")
+            value = _ABSENT[field.name]
+        fields[field.name] = value
+    if fields["q_lora_rank"] == 0:  # how DeepSeek's own inference code says "none"
+        fields["q_lora_rank"] = None
+    return ModelConfig(**fields)
+
+
+def _rope(said: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The rotary fields of a ModelConfig, from either way of saying them."""
+    given = said.get("rope_parameters") or said.get("rope_scaling") or {}
+    theta = given.get("rope_theta", said.get("rope_theta", 10000.0))
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "default":
+        return {"rope_theta": theta, **{ours: f.default for f in dataclasses.fields(ModelConfig) if (ours := f.name) in _ROPE}}
+    if kind != "yarn":
+        raise ConfigError(f"{path}: positions are scaled by {kind!r}; 'yarn' or none expected")
+    unknown = given.keys() - {*_ROPE.values(), "rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    if unknown:
+        raise ConfigError(f"{path}: YaRN with {', '.join(sorted(unknown))}, which this trainer does not do")
+    defaults = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 0.0}  # the released code's
+    missing = [theirs for theirs in _ROPE.values() if theirs not in given and theirs not in defaults]
+    if missing:
+        raise ConfigError(f"{path}: YaRN without {', '.join(missing)}")
+    return {"rope_theta": theta, **{ours: given.get(theirs, defaults.get(theirs)) for ours, theirs in _ROPE.items()}}
+
+
+def write_config(config: ModelConfig, dtype: torch.dtype, **more: Any) -> dict[str, Any]:
+    """config.json of `config`, as old and new readers want it. more: bos_token_id and so on."""
+    grouped = config.n_group > 1
+    name = str(dtype).removeprefix("torch.")
+    said: dict[str, Any] = {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "model_type": "deepseek_v2",
+        **{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _ROPE},
+        **{key: fine[0] for key, fine in _ONLY.items()},
+        "topk_method": "group_limited_greedy" if grouped else "greedy",
+        "num_key_value_heads": config.num_attention_heads,
+        "ep_size": 1,
+        "seq_aux": True,
+        "use_cache": True,
+        "dtype": name,
+        "torch_dtype": name,
+    }
+    scaling = {theirs: getattr(config, ours) for ours, theirs in _ROPE.items()}
+    if config.rope_factor > 1:
+        said["rope_scaling"] = {"type": "yarn", "rope_type": "yarn", **scaling}
+        said["rope_parameters"] = {"rope_type": "yarn", "rope_theta": config.rope_theta, **scaling}
+    else:
+        said["rope_scaling"] = None
+        said["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    return {**said, **more}
+
+
+def import_model(folder: Path, model: Model) -> None:
+    """Fill `model`, made for read_config(folder), in place, a tensor at a time; rounded to the model's dtype.
+
+    The model may differ in how it is trained and how far its positions reach, as when a context is extended. ConfigError
+    names any other field that differs; CorruptFile where a shard is missing or broken, or does not hold what the config says.
+    """
+    saved, asked = read_config(folder), model.config
+    differ = [f.name for f in dataclasses.fields(saved) if getattr(saved, f.name) != getattr(asked, f.name)]
+    if differ := [name for name in differ if name not in _MAY_DIFFER]:
+        said = ", ".join(f"{name} {getattr(saved, name)} there, {getattr(asked, name)} here" for name in differ)
+        raise ConfigError(f"{folder} is of another model: {said}")
+    wanted = _tensors(model)
+    for path, names in _shards(folder, wanted).items():
+        try:
+            with safe_open(path, "pt") as file:
+                for name in names:
+                    _fill(wanted[name], file.get_tensor(name), name, path)
+        except FileNotFoundError as error:
+            raise CorruptFile(f"{path} is missing; {folder / _INDEX} says {names[0]} is in it", path=str(path)) from error
+        except (SafetensorError, OSError) as error:
+            raise CorruptFile(f"{path} cannot be read: {error}", path=str(path)) from error
+
+
+def _fill(tensor: Tensor, value: Tensor, name: str, path: Path) -> None:
+    if value.shape != tensor.shape:
+        seen, expected = list(value.shape), list(tensor.shape)
+        raise CorruptFile(f"{path}: {name} is {seen}; by config.json {expected} expected", path=str(path))
+    tensor.copy_(value)
+
+
+def _tensors(model: Model) -> dict[str, Tensor]:
+    """Views of the parameters by their names on disk."""
+    return dict(disk_views({name: parameter.detach() for name, parameter in model.named_parameters()}))
+
+
+def _shards(folder: Path, wanted: dict[str, Tensor]) -> dict[Path, list[str]]:
+    """The names to read, by file; all of `wanted`, and there is nothing else."""
+    whole = folder / "model.safetensors"
+    index = folder / _INDEX
+    if index.exists():
+        try:
+            where = dict(json.loads(index.read_text("utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptFile(f"{index} is no index of safetensors files: {error}", path=str(index)) from error
+    elif whole.exists():
+        with safe_open(whole, "pt") as file:
+            where = dict.fromkeys(file.keys(), whole.name)
+    else:
+        raise CorruptFile(f"{folder} has neither {_INDEX} nor {whole.name}", path=str(folder))
+    if missing := sorted(wanted.keys() - where.keys()):
+        raise CorruptFile(f"{folder} lacks {len(missing)} tensors that config.json asks for, as {missing[0]}", path=str(folder))
+    if extra := sorted(where.keys() - wanted.keys()):
+        raise CorruptFile(f"{folder} has {len(extra)} tensors that config.json does not know, as {extra[0]}", path=str(folder))
+    found: dict[Path, list[str]] = {}
+    for name, file_name in where.items():
+        found.setdefault(folder / file_name, []).append(name)
+    return found
+
+
+def export_model(
+    model: Model,
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    carry: tuple[Path, ...] = (),
+    shard_bytes: int = _SHARD_BYTES,
+    **more: Any,
+) -> None:
+    """A new folder that transformers, vLLM and import_model load. carry: files to copy beside it, as tokenizer.json.
+
+    shard_bytes: of a file, at most, but for a tensor that is larger. more: fields of config.json.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; a folder that is not expected")
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    plan = _split(_tensors(model), dtype, shard_bytes)
+    sizes: dict[str, str] = {}
+    total = 0
+    for i, names in enumerate(plan, 1):
+        file_name = "model.safetensors" if len(plan) == 1 else f"model-{i:05d}-of-{len(plan):05d}.safetensors"
+        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in names.items()}
+        save_file(tensors, temporary / file_name, metadata={"format": "pt"})  # transformers refuses a file that says no format
+        sizes |= dict.fromkeys(tensors, file_name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(plan) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": sizes}
+        (temporary / _INDEX).write_text(json.dumps(index, indent=1), "utf-8")
+    config = json.dumps(write_config(model.config, dtype, **more), indent=1)
+    (temporary / "config.json").write_text(config + "\n", "utf-8")
+    for file in carry:
+        shutil.copy(file, temporary / file.name)
+    os.replace(temporary, folder)
+
+
+def _split(tensors: dict[str, Tensor], dtype: torch.dtype, most: int) -> list[dict[str, Tensor]]:
+    """Tensors in order, cut into files."""
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        bytes_ = tensor.numel() * dtype.itemsize
+        if parts[-1] and size + bytes_ > most:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += bytes_
+    return parts
