@@ -18,15 +18,20 @@ from corpus.errors import ConfigError
 from corpus.step import Step, canonical, override
 from corpus.step import read_value as read_field  # the type-checked reader of --set texts
 
-__all__ = ["REVISION", "ModelConfig", "TrainConfig", "apply_settings", "fingerprint", "run_folder"]
+__all__ = ["REVISION", "Layout", "ModelConfig", "TrainConfig", "apply_settings", "fingerprint", "run_folder"]
 
 REVISION = 1  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
-_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "init")
+_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "init", "layout", "recompute")
 
 
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha", "rope_mscale", "rope_mscale_all_dim")
+
+
+def _require(ok: bool, field: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{field}={value}: {expected} expected")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,35 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a run is spread over ranks: pp · dp · ep · tp of them. A step's batch is divided over the dp · ep data ranks.
+
+    Parameters outside the experts are held alike by all dp · ep ranks of a stage; an expert by the dp ranks it belongs to.
+    What is computed does not depend on any of it (up to rounding), so it is not part of the fingerprint.
+    """
+
+    dp: int = 1  # data ranks per share of the experts
+    ep: int = 1  # shares of the experts; consecutive experts, so a group of the router lies on as few ranks as can be
+    tp: int = 1  # shares of every head, MLP and expert
+    pp: int = 1  # stages of consecutive layers
+    zero1: bool = True  # data ranks share the optimizer's state instead of each keeping all of it
+    micro_batch: int | None = None  # sequences a data rank computes at once; None: its whole share of the batch
+
+    def __post_init__(self) -> None:
+        for name in ("dp", "ep", "tp", "pp"):
+            _require(getattr(self, name) > 0, f"layout.{name}", getattr(self, name), "1 or more")
+        _require(self.micro_batch is None or self.micro_batch > 0, "layout.micro_batch", self.micro_batch, "1 or more, or none")
+
+    @property
+    def ranks(self) -> int:
+        return self.pp * self.dp * self.ep * self.tp
+
+    @property
+    def data_ranks(self) -> int:
+        return self.dp * self.ep
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run. Optimizer defaults are Coder-V2's (section 3.2): AdamW, cosine to a tenth."""
 
@@ -100,6 +134,9 @@ class TrainConfig:
     clip: float = 1.0  # global gradient norm
     seed: int = 0
     init: str | None = None  # folder of a Hugging Face checkpoint to start from; None: fresh parameters, drawn by `seed`
+    layout: Layout = Layout()
+    dtype: str = "float32"  # of parameters and activations; master weights and moments are fp32 ("float64": all of it)
+    recompute: bool = False  # True: keep only each layer's input for the backward pass and compute the rest again
     document_mask: bool = False  # True: attention does not cross documents, nor does a label
     validation: float = 0.01  # share of the tokens held out, whole documents
     validation_sequences: int = 64  # at most this many of them are evaluated
@@ -116,6 +153,7 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below steps={self.steps}")
+        _require(self.dtype in ("float32", "bfloat16", "float64"), "dtype", self.dtype, "float32, bfloat16 or float64")
         if self.init is not None:
             object.__setattr__(self, "init_seen", _seen(Path(self.init)))
 
@@ -127,11 +165,6 @@ def _seen(folder: Path) -> tuple[str, ...]:
         raise ConfigError(f"init={folder}: the folder of a Hugging Face checkpoint expected, with its config.json")
     files = sorted(path for path in folder.glob("*.safetensors"))
     return (*(f"{path.name} {path.stat().st_size}" for path in files), xxhash.xxh3_64_hexdigest(config.read_bytes()))
-
-
-def _require(ok: bool, field: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{field}={value}: {expected} expected")
 
 
 def fingerprint(config: TrainConfig) -> str:
@@ -152,9 +185,10 @@ def run_folder(config: TrainConfig, root: Path) -> Path:
 
 
 def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig:
-    """`config` with FIELD, model.FIELD or STEP.FIELD (a step of the corpus behind `data`) set from text, type-checked."""
+    """`config` with FIELD, model.FIELD, layout.FIELD or STEP.FIELD (a step behind `data`) set from text, type-checked."""
     own: dict[str, Any] = {}
     model: dict[str, Any] = {}
+    layout: dict[str, Any] = {}
     corpus: dict[str, str] = {}
     for key, text in settings.items():
         prefix, _, field = key.rpartition(".")
@@ -162,6 +196,8 @@ def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig
             own[field] = _parse(TrainConfig, key, field, text)
         elif prefix == "model":
             model[field] = _parse(ModelConfig, key, field, text)
+        elif prefix == "layout":
+            layout[field] = _parse(Layout, key, field, text)
         else:
             corpus[key] = text
     if corpus:
@@ -170,13 +206,14 @@ def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig
         own["data"] = override(config.data, corpus)
     if model:
         own["model"] = dataclasses.replace(config.model, **model)
+    if layout:
+        own["layout"] = dataclasses.replace(config.layout, **layout)
     return dataclasses.replace(config, **own)
 
 
 def _parse(kind: type, key: str, field: str, text: str) -> Any:
     types = typing.get_type_hints(kind)
-    if field not in types or field in ("model", "init_seen"):
-        raise ConfigError(
-            f"--set {key}: no such field; there are: {', '.join(name for name in types if name not in ('model', 'init_seen'))}"
-        )
+    known = [name for name in types if name not in ("model", "layout", "init_seen")]
+    if field not in known:
+        raise ConfigError(f"--set {key}: no such field; there are: {', '.join(known)}")
     return read_field(types[field], text, f"--set {key}={text}")

@@ -237,6 +237,7 @@ def _truncate(path: Path, step: int) -> None:
 def _write_config(run: Run) -> None:
     fields = {f.name: getattr(run.config, f.name) for f in dataclasses.fields(run.config)}
     fields["model"] = dataclasses.asdict(run.config.model)
+    fields["layout"] = dataclasses.asdict(run.config.layout)
     fields["data"] = str(run.shards.folder)
     checkpoint.write_text(run.folder / "config.json", json.dumps(fields, indent=1, sort_keys=True))
 
