@@ -1,6 +1,7 @@
 """What every routing op means, in plain torch. A CUDA kernel or CPU twin is right when it agrees with this file.
 
     gate       logits -> which k experts each token goes to, with what weight, and how uneven that is
+    drop       slots beyond what a device has room for -> nobody's
     index      experts -> where each (token, slot) sits when rows are grouped by expert
     permute    token rows -> rows grouped by expert
     experts    x · wᵀ per group of rows
@@ -10,8 +11,8 @@ Letters in names are shapes: T tokens, E experts, K experts per token, N = T·K 
 H hidden, O outputs, S sequences; E1 is E+1. A slot is a pair (token t, choice j) with number t·K + j.
 
 Rules, the same in every implementation:
-  - scores are a softmax over all experts in fp32 (fp64 stays fp64); weights are scores, never renormalised, times `scale`;
-  - experts are chosen by logit, which orders like the score but does not depend on how an exponential rounds;
+  - scores are a softmax over all experts, or sigmoids, in fp32 (fp64 stays fp64); weights are scores times `scale`;
+  - softmax without a bias chooses by logit, which orders like the score but does not depend on how an exponential rounds;
   - a tie goes to the lower expert; slots are in order of falling logit;
   - sums over slots run in slot order j = 0…K-1 with an fp32 accumulator, so results do not depend on the launch;
   - rows of one expert are in slot order (stable);
@@ -20,67 +21,139 @@ Rules, the same in every implementation:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["balance", "experts", "gate", "index", "permute", "unpermute"]
+__all__ = ["drop", "experts", "gate", "index", "losses", "permute", "unpermute"]
 
 
 def gate(
-    logits_TE: Tensor, *, k: int, groups: int = 1, top_groups: int = 1, scale: float = 1.0, sequences: int = 1
+    logits_TE: Tensor,
+    bias_E: Tensor | None = None,
+    of_T: Tensor | None = None,
+    *,
+    k: int,
+    segments: int = 1,
+    groups: int = 1,
+    top_groups: int = 1,
+    score: str = "softmax",
+    group_score: str = "max",
+    renormalize: bool = False,
+    scale: float = 1.0,
+    devices: int = 1,
+    top_devices: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(experts_TK int32, weights_TK, balance scalar) of DeepSeek-V2's router.
+    """(experts_TK int32, weights_TK, losses_4): the router of DeepSeek-V2 (section 2.1.2), or of V3 (equations 12-16).
 
-    groups, top_groups: with groups > 1 only the experts of the `top_groups` groups whose best expert is best are eligible
-        (V2 section 2.1.2, "device-limited"; the group's score is its maximum, which Megatron and torchtitan get wrong).
-    sequences: the T tokens are this many sequences of equal length, one after another; the balance is per sequence.
+    bias_E: added to a score for the choice, not for the weight. groups, top_groups: with groups > 1 only experts of the
+        `top_groups` best groups are eligible; a group's score is its best expert's ("max", V2; Megatron and torchtitan get
+        this wrong) or the sum of its two best ("top2", V3).
+    renormalize: weights of a token are divided by their sum. scale: multiplies weights.
+    of_T, segments: number of the segment each token is in, int32, rising; None: `segments` of equal length. See `losses`.
+    devices, top_devices: D and M of the device and communication balance.
     """
     logits_TE = logits_TE.to(_accumulator(logits_TE.dtype))
-    scores_TE = logits_TE.softmax(-1)
-    eligible_TE = logits_TE.detach()
+    scores_TE = logits_TE.softmax(-1) if score == "softmax" else logits_TE.sigmoid()
+    eligible_TE = logits_TE.detach() if score == "softmax" and bias_E is None else scores_TE.detach()
+    if bias_E is not None:
+        eligible_TE = eligible_TE + bias_E
     if groups > 1:
-        best_TG = eligible_TE.unflatten(1, (groups, -1)).amax(-1)
+        grouped_TGE = eligible_TE.unflatten(1, (groups, -1))
+        best_TG = grouped_TGE.amax(-1) if group_score == "max" else grouped_TGE.topk(min(2, grouped_TGE.shape[2]))[0].sum(-1)
         kept_TM = best_TG.sort(dim=1, descending=True, stable=True).indices[:, :top_groups]
         open_TG = torch.zeros_like(best_TG, dtype=torch.bool).scatter_(1, kept_TM, True)
         open_TE = open_TG.repeat_interleave(logits_TE.shape[1] // groups, dim=1)
         eligible_TE = eligible_TE.masked_fill(~open_TE, -torch.inf)
     # Not topk: it leaves open which of two equal values wins. A stable sort does not.
     experts_TK = eligible_TE.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    weights_TK = scores_TE.gather(1, experts_TK) * scale
-    return experts_TK.to(torch.int32), weights_TK, balance(scores_TE, experts_TK, sequences)
+    weights_TK = scores_TE.gather(1, experts_TK)
+    if renormalize:
+        weights_TK = weights_TK / (weights_TK.sum(1, keepdim=True) + 1e-20)
+    shares_TE = scores_TE if score == "softmax" else scores_TE / scores_TE.sum(1, keepdim=True)
+    if of_T is None:
+        of_T = torch.arange(segments, device=logits_TE.device).repeat_interleave(len(logits_TE) // segments)
+    values_4 = losses(logits_TE, shares_TE, experts_TK, of_T, segments, devices, top_devices)
+    return experts_TK.to(torch.int32), weights_TK * scale, values_4
 
 
-def balance(scores_TE: Tensor, experts_TK: Tensor, sequences: int) -> Tensor:
-    """Mean over sequences of Σ_e f_e·P_e: 1 when the load is even, E/K at worst (V2 equations 23-25 without alpha).
+def losses(
+    logits_TE: Tensor, shares_TE: Tensor, experts_TK: Tensor, of_T: Tensor, segments: int, devices: int, top_devices: int
+) -> Tensor:
+    """[balance over experts, over devices, of what devices receive, z], without their weights, each for one average token.
 
-    f_e = E/(K·L) · (tokens of the sequence sent to e), a constant for autograd; P_e = mean score of e over its L tokens.
-    The gradient to scores[t, e] is therefore f_e of t's sequence / (L · sequences), one vector per sequence.
+    The first three are V2's equations 23-31, per segment of L tokens: Σ_e f_e·P_e with f_e = E/(K·L) · (tokens sent to e) and
+    P_e the mean share of e; Σ_d f'_d·P'_d with f' the mean of f over the device's experts and P' the sum of P; Σ_d f''_d·P'_d
+    with f''_d = D/(M·L) · (tokens with an expert on d). Each is 1 when the load is even. f, f', f'' count the routes taken, as
+    constants for autograd. Segments count by their length, so values of parts of a batch add up by their share of its
+    tokens. z is the mean of logsumexp² (ST-MoE, arXiv 2202.08906).
     """
-    tokens, experts_count = scores_TE.shape
+    tokens, count = shares_TE.shape
     if tokens == 0:
-        return scores_TE.sum()
-    length, k = tokens // sequences, experts_TK.shape[1]
-    of_T1 = torch.arange(sequences, device=scores_TE.device).repeat_interleave(length)[:, None]
-    counts_SE = torch.bincount((of_T1 * experts_count + experts_TK).flatten(), minlength=sequences * experts_count)
-    f_SE = counts_SE.view(sequences, experts_count).to(scores_TE.dtype) * (experts_count / (k * length))
-    p_SE = scores_TE.view(sequences, length, experts_count).mean(1)
-    return (f_SE * p_SE).sum() / sequences
+        return torch.zeros(4, dtype=shares_TE.dtype, device=shares_TE.device) + shares_TE.sum()
+    k, of_T = experts_TK.shape[1], of_T.long()
+    length_S1 = torch.bincount(of_T, minlength=segments).clamp(min=1)[:, None]
+    sent_SE = torch.bincount((of_T[:, None] * count + experts_TK).flatten(), minlength=segments * count)
+    f_SE = sent_SE.view(segments, count).to(shares_TE.dtype) * (count / k) / length_S1
+    p_SE = torch.zeros(segments, count, dtype=shares_TE.dtype, device=shares_TE.device).index_add(0, of_T, shares_TE) / tokens
+    p_SD = p_SE.unflatten(1, (devices, -1)).sum(-1)
+    f_SD = f_SE.unflatten(1, (devices, -1)).mean(-1)
+    reached_TD = torch.zeros(tokens, devices, dtype=shares_TE.dtype, device=shares_TE.device)
+    reached_TD.scatter_(1, experts_TK.long() // (count // devices), 1.0)
+    received_SD = torch.zeros_like(f_SD).index_add(0, of_T, reached_TD) * (devices / top_devices) / length_S1
+    z = logits_TE.logsumexp(1).square().mean()
+    return torch.stack(((f_SE * p_SE).sum(), (f_SD * p_SD).sum(), (received_SD * p_SD).sum(), z))
+
+
+def drop(
+    experts_TK: Tensor,
+    weights_TK: Tensor,
+    *,
+    experts: int,
+    devices: int,
+    capacity_factor: float,
+    sequences: int,
+    exempt_S: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(experts_TK, weights_TK) with slots dropped: their expert is the number `experts`, one past the last, their weight 0.
+
+    V2 section 2.2.4: a device has room for capacity_factor times its even share of a sequence's slots (rounded up); those of
+    least weight go first, of equal ones the later. The paper counts over the tokens a device receives at a time, which
+    depends on how many ranks there are; here each sequence counts by itself. exempt: sequences that lose nothing.
+    """
+    if experts_TK.numel() == 0:
+        return experts_TK, weights_TK
+    slots = experts_TK.numel() // sequences
+    room = math.ceil(capacity_factor * slots / devices)
+    sequence_N = torch.arange(experts_TK.numel(), device=experts_TK.device) // slots
+    place_N = sequence_N * devices + experts_TK.flatten() // (experts // devices)
+    by_weight_N = weights_TK.detach().flatten().sort(descending=True, stable=True).indices
+    order_N = by_weight_N[place_N[by_weight_N].sort(stable=True).indices]
+    starts_P = torch.bincount(place_N, minlength=sequences * devices).cumsum(0).roll(1)
+    starts_P[0] = 0
+    rank_N = torch.empty_like(order_N)
+    rank_N[order_N] = torch.arange(len(order_N), device=order_N.device) - starts_P[place_N[order_N]]
+    over_TK = (rank_N >= room).view_as(experts_TK)
+    if exempt_S is not None:
+        over_TK = over_TK & ~exempt_S[sequence_N].view_as(experts_TK)
+    return experts_TK.masked_fill(over_TK, experts), weights_TK.masked_fill(over_TK, 0.0)
 
 
 def index(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """(offs_E1, pos_TK, src_N), int32: a stable counting sort of the slots by expert, for `count` experts.
 
     Rows offs[e]…offs[e+1] belong to expert e. pos: the row of a slot. src: the slot of a row, so src // K is its token.
+    Slots that were dropped have the number `count`; their rows come last and belong to nobody.
     """
     flat_N = experts_TK.flatten()
     src_N = flat_N.sort(stable=True).indices
     pos_N = torch.empty_like(src_N)
     pos_N[src_N] = torch.arange(len(src_N), device=src_N.device)
     offs_E1 = torch.zeros(count + 1, dtype=torch.int32, device=flat_N.device)
-    offs_E1[1:] = torch.bincount(flat_N, minlength=count).cumsum(0)
+    offs_E1[1:] = torch.bincount(flat_N, minlength=count)[:count].cumsum(0)
     return offs_E1, pos_N.view(experts_TK.shape).to(torch.int32), src_N.to(torch.int32)
 
 
@@ -95,14 +168,16 @@ def unpermute(y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor) -
 
 
 def experts(x_NH: Tensor, w_EOH: Tensor, offs_E1: Tensor) -> Tensor:
-    """y_NO with y[n] = w[e]·x[n] for the expert e whose rows hold n: a grouped matrix product.
+    """y_NO with y[n] = w[e]·x[n] for the expert e whose rows hold n: a grouped matrix product. Rows of nobody are 0.
 
     split and unbind rather than slices: their backward is one concatenation, where a slice's fills the whole array with
     zeros once per expert.
     """
     counts = offs_E1.diff().tolist()
-    parts = [F.linear(x, w) for x, w in zip(x_NH.split(counts), w_EOH.unbind(), strict=True)]
-    return torch.cat(parts)
+    counts.append(len(x_NH) - sum(counts))
+    *parts, nobodys = x_NH.split(counts)
+    done = [F.linear(x, w) for x, w in zip(parts, w_EOH.unbind(), strict=True)]
+    return torch.cat([*done, nobodys.new_zeros(len(nobodys), w_EOH.shape[1])])
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -66,44 +66,154 @@ def test_gate_widens_bf16_logits() -> None:
 def test_nan_reaches_the_weights_and_indices_stay_in_range() -> None:
     logits = random(4, 8)
     logits[2, 5] = float("nan")
-    idx, weights, balance = ops.gate(logits, k=3, groups=4, top_groups=2)
+    idx, weights, losses = ops.gate(logits, k=3, groups=4, top_groups=2)
     assert set(idx.flatten().tolist()) <= set(range(8))
-    assert weights[2].isnan().all() and balance.isnan()
+    assert weights[2].isnan().all() and losses.isnan().all()
     assert weights[[0, 1, 3]].isfinite().all()
 
 
-def test_balance_by_hand() -> None:
-    even = torch.full((4, 4), 0.25, dtype=torch.float64)
-    # Every expert twice: f = 1, P = 1/4, so the sum is 1.
-    assert reference.balance(even, torch.tensor([[0, 1], [2, 3], [0, 1], [2, 3]]), 1).item() == pytest.approx(1)
-    # All tokens to experts 0 and 1, scores there 1/2 each: f = (2, 2, 0, 0), the sum is 2 = E/K.
+def published_losses(logits: Tensor, experts: Tensor, of: list[int], devices: int, top: int, sigmoid: bool) -> list[float]:
+    """V2's equations 23-31 as they are printed, in Python's arithmetic, one segment after another; and the z-loss."""
+    tokens, count, k = len(logits), logits.shape[1], experts.shape[1]
+    shares = []
+    for row in logits.tolist():
+        raw = [1 / (1 + math.exp(-v)) if sigmoid else math.exp(v) for v in row]
+        shares.append([v / sum(raw) for v in raw])
+    out = [0.0, 0.0, 0.0]
+    for segment in set(of):
+        own = [t for t in range(tokens) if of[t] == segment]
+        length = len(own)
+        f = [count / (k * length) * sum(e in experts[t].tolist() for t in own) for e in range(count)]
+        p = [sum(shares[t][e] for t in own) / length for e in range(count)]
+        members = [range(d * count // devices, (d + 1) * count // devices) for d in range(devices)]
+        sent = [sum(any(e in experts[t].tolist() for e in member) for t in own) for member in members]
+        values = (
+            sum(f[e] * p[e] for e in range(count)),
+            sum(sum(f[e] for e in m) / len(m) * sum(p[e] for e in m) for m in members),
+            sum(devices / (top * length) * s * sum(p[e] for e in m) for s, m in zip(sent, members)),
+        )
+        out = [o + length / tokens * v for o, v in zip(out, values)]
+    return [*out, sum(math.log(sum(math.exp(v) for v in row)) ** 2 for row in logits.tolist()) / tokens]
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("of", [[0] * 10, [0] * 5 + [1] * 5, [0, 1, 1, 1, 2, 2, 3, 3, 3, 3]])
+def test_losses_are_the_published_formulas(score: str, of: list[int]) -> None:
+    logits = random(10, 12) * 2
+    options = {"k": 4, "groups": 4, "top_groups": 2, "devices": 4, "top_devices": 2, "score": score}
+    experts, _, losses = ops.gate(logits, of_T=torch.tensor(of, dtype=torch.int32), segments=of[-1] + 1, **options)
+    expected = published_losses(logits, experts, of, 4, 2, score == "sigmoid")
+    torch.testing.assert_close(losses, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    if of.count(0) == 5:  # equal lengths need not be spelled out
+        assert torch.equal(ops.gate(logits, segments=2, **options)[2], losses)
+
+
+def test_losses_are_1_when_even_and_more_when_not() -> None:
+    even = torch.zeros(4, 4, dtype=torch.float64)
+    routes = torch.tensor([[0, 1], [2, 3], [0, 1], [2, 3]])
+    one = torch.zeros(4, dtype=torch.int32)
+    values = reference.losses(even, even.softmax(1), routes, one, 1, 2, 1)
+    torch.testing.assert_close(values[:3], torch.ones(3, dtype=torch.float64))
+    # All tokens to experts 0 and 1, shares there 1/2 each: f = (2, 2, 0, 0), the sums are E/K, D and D/M.
     worst = torch.tensor([[0.5, 0.5, 0, 0]], dtype=torch.float64).expand(4, 4)
-    assert reference.balance(worst, torch.tensor([[0, 1]] * 4), 1).item() == pytest.approx(2)
-    # Two sequences, each uneven in its own way, though even taken together: 2, not 1. This is the "sequence-wise".
-    left, right = torch.tensor([[0.5, 0.5, 0, 0]] * 2), torch.tensor([[0, 0, 0.5, 0.5]] * 2)
-    both, routes = torch.cat((left, right)), torch.tensor([[0, 1], [0, 1], [2, 3], [2, 3]])
-    assert reference.balance(both, routes, 2).item() == pytest.approx(2)
-    assert reference.balance(both, routes, 1).item() == pytest.approx(1)
+    values = reference.losses(even, worst, torch.tensor([[0, 1]] * 4), one, 1, 2, 1)
+    torch.testing.assert_close(values[:3], torch.tensor([2.0, 2.0, 2.0], dtype=torch.float64))
 
 
-def test_balance_counts_the_real_choice_not_a_plain_top_k() -> None:
+def test_losses_of_parts_add_up_by_their_share_of_the_tokens() -> None:
+    """What lets micro-batches and ranks each compute their own."""
+    logits = random(9, 8)
+    of = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2], dtype=torch.int32)
+    options = {"k": 2, "devices": 2, "top_devices": 1}
+    whole = ops.gate(logits, of_T=of, segments=3, **options)[2]
+    first = ops.gate(logits[:4], of_T=of[:4], segments=1, **options)[2]
+    rest = ops.gate(logits[4:], of_T=of[4:] - 1, segments=2, **options)[2]
+    torch.testing.assert_close(whole, first * 4 / 9 + rest * 5 / 9)
+
+
+def test_losses_count_the_real_choice_not_a_plain_top_k() -> None:
     logits = torch.tensor([[3.0, -9.0, 2.0, 2.0]], dtype=torch.float64)
-    _, _, balance = ops.gate(logits, k=2, groups=2, top_groups=1)  # takes 0 and 1 although 2 and 3 score above 1
+    _, _, losses = ops.gate(logits, k=2, groups=2, top_groups=1)  # takes 0 and 1 although 2 and 3 score above 1
     scores = logits.softmax(1)[0]
-    assert balance.item() == pytest.approx(float(4 / 2 * (scores[0] + scores[1])))
+    assert losses[0].item() == pytest.approx(float(4 / 2 * (scores[0] + scores[1])))
 
 
-def test_balance_gradient_is_the_derived_one() -> None:
-    """dL/ds[t, e] = f of t's sequence / (tokens · sequences), then through softmax: s ∘ (d - ⟨s, d⟩)."""
+def test_the_gradient_of_all_losses_is_one_coefficient_per_segment_and_expert() -> None:
+    """dL/ds[t, e] = (a1·f + a2·f' + a3·f'')[t's segment, e] / T, then through softmax: s ∘ (d - ⟨s, d⟩), plus the z-loss's."""
     logits = random(12, 6).requires_grad_()
-    idx, _, balance = ops.gate(logits, k=2, sequences=3)
-    balance.backward()
-    scores = logits.detach().softmax(1)
-    counts = torch.zeros(3, 6, dtype=torch.float64)
-    for slot, e in enumerate(idx.flatten().tolist()):
-        counts[slot // 8, e] += 1
-    d = (counts * 6 / (2 * 4) / (4 * 3)).repeat_interleave(4, 0)
-    torch.testing.assert_close(logits.grad, scores * (d - (scores * d).sum(1, keepdim=True)))
+    alphas = torch.tensor([0.3, 0.5, 0.7, 0.2], dtype=torch.float64)
+    idx, _, losses = ops.gate(logits, k=2, segments=3, devices=3, top_devices=2)
+    (losses @ alphas).backward()
+    rows = logits.detach()
+    scores, lse = rows.softmax(1), rows.logsumexp(1, keepdim=True)
+    f, received = torch.zeros(3, 6, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    for t in range(12):
+        for e in idx[t].tolist():
+            f[t // 4, e] += 6 / (2 * 4)
+        for d in {e // 2 for e in idx[t].tolist()}:
+            received[t // 4, d] += 3 / (2 * 4)
+    device = f.view(3, 3, 2).mean(2)
+    c = 0.3 * f + (0.5 * device + 0.7 * received).repeat_interleave(2, 1)
+    d = c.repeat_interleave(4, 0) / 12
+    expected = scores * (d - (scores * d).sum(1, keepdim=True)) + 0.2 * 2 * lse * scores / 12
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_v3s_router_chooses_with_the_bias_and_weighs_without() -> None:
+    logits = random(40, 16)
+    bias = random(16, seed=5)
+    scores = logits.sigmoid()
+    chosen, weights, _ = ops.gate(
+        logits, bias, k=3, groups=4, top_groups=2, score="sigmoid", group_score="top2", renormalize=True, scale=2.5
+    )
+    for t in range(40):
+        rank = [float(scores[t, e] + bias[e]) for e in range(16)]
+        best = [sum(sorted(rank[g * 4 : g * 4 + 4])[-2:]) for g in range(4)]
+        kept = sorted(range(4), key=lambda g: -best[g])[:2]
+        picks = sorted((e for e in range(16) if e // 4 in kept), key=lambda e: -rank[e])[:3]
+        assert chosen[t].tolist() == picks
+        torch.testing.assert_close(weights[t], 2.5 * scores[t, picks] / scores[t, picks].sum())
+
+
+def loop_drop(experts: Tensor, weights: Tensor, count: int, devices: int, room: int, sequences: int, exempt: list[bool]) -> set:
+    """Slots that stay, (token, choice), found by filling every device of every sequence best first."""
+    tokens, k = experts.shape
+    slots = [(-float(weights[t, j]), t, j) for t in range(tokens) for j in range(k)]
+    filled: dict[tuple[int, int], int] = {}
+    stays = set()
+    for _, t, j in sorted(slots):
+        place = (t * sequences // tokens, int(experts[t, j]) * devices // count)
+        filled[place] = filled.get(place, 0) + 1
+        if filled[place] <= room or exempt[place[0]]:
+            stays.add((t, j))
+    return stays
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 8.0])
+def test_what_a_device_has_no_room_for_is_dropped(factor: float) -> None:
+    logits = (random(24, 8) + torch.arange(8)).requires_grad_()  # uneven
+    experts, weights, _ = ops.gate(logits, k=3)
+    values = weights.tolist()
+    exempt = [False, True, False]
+    kept, left = ops.drop(
+        experts, weights, experts=8, devices=4, capacity_factor=factor, sequences=3, exempt_S=torch.tensor(exempt)
+    )
+    stays = loop_drop(experts, weights.detach(), 8, 4, math.ceil(factor * 8 * 3 / 4), 3, exempt)
+    for t in range(24):
+        for j in range(3):
+            whole = (t, j) in stays
+            assert int(kept[t, j]) == (int(experts[t, j]) if whole else 8)
+            assert left[t, j].item() == (values[t][j] if whole else 0)
+    assert len(stays) == 72 if factor == 8 else len(stays) < 72
+    # Through the layer: what is dropped gives nothing and gets no gradient.
+    x, w = random(24, 5, seed=1).requires_grad_(), random(8, 5, 5, seed=2).requires_grad_()
+    offs, pos, src = ops.index(kept, 8)
+    z = ops.unpermute(ops.experts(ops.permute(x, pos, src), w, offs), left, pos, src)
+    for t in range(24):
+        parts = [left[t, j] * (w[int(experts[t, j])] @ x[t]) for j in range(3) if (t, j) in stays]
+        torch.testing.assert_close(z[t], sum(parts, torch.zeros(5, dtype=torch.float64)))
+    z.sum().backward()
+    assert x.grad.isfinite().all() and logits.grad.isfinite().all()
 
 
 routes = st.integers(1, 5).flatmap(
@@ -162,7 +272,11 @@ def test_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda a: ops.permute(a, pos, src), x)
     assert torch.autograd.gradcheck(lambda a, b: ops.unpermute(a, b, pos, src), (y, weights))
     logits = (torch.arange(48.0, dtype=torch.float64).view(6, 8) * 7 % 13 / 5).requires_grad_()  # no near-ties to cross
-    for options in ({"k": 2, "sequences": 2}, {"k": 3, "groups": 4, "top_groups": 2, "scale": 16.0}):
+    for options in (
+        {"k": 2, "segments": 2, "devices": 2},
+        {"k": 3, "groups": 4, "top_groups": 2, "scale": 16.0, "devices": 4, "top_devices": 2},
+        {"k": 3, "score": "sigmoid", "renormalize": True, "scale": 2.5},
+    ):
         assert torch.autograd.gradcheck(lambda a, o=options: ops.gate(a, **o)[1:], logits)
 
 
@@ -190,10 +304,10 @@ def test_two_runs_give_the_same_bits() -> None:
     def once() -> list[Tensor]:
         leaves = [random(*shape, dtype=torch.float32).requires_grad_() for shape in ((301, 16), (7, 8, 16), (301, 7))]
         x, w, logits = leaves
-        idx, weights, balance = ops.gate(logits, k=3, sequences=7)
+        idx, weights, losses = ops.gate(logits, k=3, segments=7)
         offs, pos, src = ops.index(idx, 7)
         z = ops.unpermute(ops.experts(ops.permute(x, pos, src), w, offs), weights, pos, src)
-        (z.square().sum() + balance).backward()
+        (z.square().sum() + losses.sum()).backward()
         return [z, *(leaf.grad for leaf in leaves)]
 
     assert all(torch.equal(a, b) for a, b in zip(once(), once()))
@@ -202,7 +316,11 @@ def test_two_runs_give_the_same_bits() -> None:
 def test_wrong_calls_say_what_they_saw() -> None:
     with pytest.raises(ValueError, match="k=3, groups=4, top_groups=1 cannot be chosen from 8 experts"):
         ops.gate(torch.zeros(2, 8), k=3, groups=4, top_groups=1)
-    with pytest.raises(ValueError, match="5 tokens are not 2 sequences"):
-        ops.gate(torch.zeros(5, 8), k=1, sequences=2)
+    with pytest.raises(ValueError, match="5 tokens are not 2 segments"):
+        ops.gate(torch.zeros(5, 8), k=1, segments=2)
+    with pytest.raises(ValueError, match="devices=3"):
+        ops.gate(torch.zeros(5, 8), k=1, devices=3)
+    with pytest.raises(ValueError, match="score='tanh'; softmax or sigmoid"):
+        ops.gate(torch.zeros(5, 8), k=1, score="tanh")
     with pytest.raises(ValueError, match="int64"):
         ops.index(torch.zeros(2, 2, dtype=torch.int64), 4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.attention import Attention, RMSNorm, frequencies, rope_table, rotate, softmax_scale
+from train.attention import Attention, Documents, RMSNorm, frequencies, rope_table, rotate, softmax_scale
 from train.config import ModelConfig
 
 TINY = ModelConfig(
@@ -134,7 +134,7 @@ def test_no_token_sees_a_later_one_or_another_document() -> None:
     difference = (layer(x, rope, None) - layer(changed, rope, None)).abs().amax(-1)[0]
     assert (difference[:5] == 0).all() and (difference[5:] > 0).all()
     documents = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
-    mask = (documents[:, None] == documents[None]).tril()[None, None]
+    mask = Documents.of(documents[None], x.dtype)
     difference = (layer(x, rope, mask) - layer(changed, rope, mask)).abs().amax(-1)[0]
     assert difference.nonzero().flatten().tolist() == [5]
     # A document in the middle of a sequence is what it would be alone at its start.

@@ -13,9 +13,10 @@ import torch
 from corpus.errors import ConfigError
 from tests.test_train_attention import TINY
 from tests.toys.recipe import recipe as toy_corpus
-from train.config import TrainConfig, apply_settings, fingerprint, run_folder
+from train.config import Layout, TrainConfig, apply_settings, check_layout, fingerprint, run_folder
 from train.model import make_model
-from train.optim import clip_gradients, make_optimizer
+from train.optim import Optimizer
+from train.parallel import ALONE
 from train.schedule import learning_rate
 
 CONFIG = TrainConfig(name="toy", model=TINY, data="shards", steps=100, batch=4, seq_len=16, lr=1e-3, warmup=10)
@@ -81,29 +82,64 @@ def test_schedule() -> None:
 def test_adamw_is_the_formula_and_decays_matrices_only() -> None:
     model = make_model(TINY, 0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = make_optimizer(model, CONFIG)
+    optimizer = Optimizer(model, CONFIG, ALONE)
     generator = torch.Generator().manual_seed(0)
     m, v = ({name: torch.zeros_like(p) for name, p in before.items()} for _ in range(2))
     for step in (1, 2):
         for name, parameter in model.named_parameters():
-            g = parameter.grad = torch.randn(parameter.shape, generator=generator)
+            g = torch.randn(parameter.shape, generator=generator)
+            parameter.grad.copy_(g)
             m[name] = 0.9 * m[name] + 0.1 * g
             v[name] = 0.95 * v[name] + 0.05 * g * g
             decay = 0.1 if parameter.dim() > 1 else 0.0
             update = (m[name] / (1 - 0.9**step)) / ((v[name] / (1 - 0.95**step)).sqrt() + 1e-8)
             before[name] = before[name] * (1 - 1e-3 * decay) - 1e-3 * update
-        optimizer.step()
+        optimizer.step(1e-3)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-5, atol=1e-7)
 
 
+def test_bf16_parameters_have_fp32_masters_and_gradients() -> None:
+    """Updates far below a bf16 step add up in the master, and so do micro-batches in the gradient."""
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", weight_decay=0.0)
+    model = make_model(TINY, 0, torch.bfloat16)
+    optimizer = Optimizer(model, config, ALONE)
+    weight = model.lm_head.weight
+    before = weight.detach().clone()
+    for _ in range(3):  # in bf16 1 + 0.001 is 1
+        (weight.sum() * 0.001 + weight.sum()).backward()
+    owned = next(o for o in optimizer.owned if o.parameter is weight)
+    assert owned.gradient.dtype == owned.master.dtype == torch.float32 and weight.grad is None
+    assert float(owned.gradient[0, 0]) == pytest.approx(3.0, rel=0.01)
+    for _ in range(200):
+        optimizer.step(1e-6)
+    moved = (owned.master - before.float()).mean().item()
+    assert moved == pytest.approx(-200e-6, rel=0.01)
+    assert torch.equal(weight, owned.master.bfloat16()) and not torch.equal(weight, before)
+
+
+def test_a_layout_must_divide_what_it_shares() -> None:
+    for layout, says in (
+        ({"ep": 3}, r"layout\.ep=3: a divisor of model\.n_routed_experts=4 \(1, 2, 4\)"),
+        ({"tp": 3}, r"layout\.tp=3: a divisor of model\.intermediate_size=16"),
+        ({"dp": 3}, r"batch=4: a multiple of dp · ep = 3"),
+        ({"micro_batch": 3}, r"layout\.micro_batch=3: a divisor of the 4 sequences"),
+        ({"pp": 2, "micro_batch": 4}, r"layout\.pp=2: at most the 1 micro-batches"),
+        ({"pp": 3}, r"layout\.pp=3: at most 2 layers"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            check_layout(dataclasses.replace(CONFIG, layout=Layout(**layout)))
+    check_layout(dataclasses.replace(CONFIG, layout=Layout(dp=2, ep=2)))
+
+
 def test_clipping_scales_the_joint_norm() -> None:
     model = make_model(TINY, 0)
+    optimizer = Optimizer(model, CONFIG, ALONE)
     for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
+        parameter.grad.fill_(1.0)
     size = sum(p.numel() for p in model.parameters())
-    assert clip_gradients(model, 1.0) == pytest.approx(math.sqrt(size), rel=1e-5)
+    assert optimizer.clip(1.0) == pytest.approx(math.sqrt(size), rel=1e-5)
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
     assert clipped == pytest.approx(1.0, rel=1e-5)
-    assert clip_gradients(model, 2.0) == pytest.approx(1.0, rel=1e-5)  # below the limit nothing changes
+    assert optimizer.clip(2.0) == pytest.approx(1.0, rel=1e-5)  # below the limit nothing changes
     assert float(model.lm_head.weight.grad[0, 0]) == pytest.approx(1 / math.sqrt(size), rel=1e-5)

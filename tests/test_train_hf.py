@@ -117,7 +117,7 @@ def test_released_configs_are_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'; 'deepseek_v2' expected"),
+        ({"model_type": "llama"}, "model_type is 'llama'; 'deepseek_v2' or 'deepseek_v3' expected"),
         ({"scoring_func": "sigmoid"}, "scoring_func is 'sigmoid'"),
         ({"norm_topk_prob": True}, "norm_topk_prob is True"),
         ({"hidden_size": None}, "does not say hidden_size"),

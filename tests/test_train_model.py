@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 from tests.test_train_attention import TINY
 from train.config import ModelConfig
-from train.model import Model, count_parameters, make_model, next_token_loss
-from train.moe import MoE, disk_views
+from train.loss import IGNORED, cross_entropy
+from train.microbatches import run_microbatches
+from train.model import Model, count_parameters, make_model
+from train.moe import MoE, Segments, disk_views
 
 
 def published_names(c: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -80,10 +82,10 @@ def test_sizes_are_the_published_ones() -> None:
 
 def test_a_mixture_layer_is_shared_plus_weighted_experts() -> None:
     config = dataclasses.replace(TINY, routed_scaling_factor=2.5, initializer_range=0.5)
-    layer = make_model(config, 3, torch.float64).model.layers[1].mlp
+    layer = make_model(config, 3, torch.float64).model.layers["1"].mlp
     assert isinstance(layer, MoE)
     x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    out, balance, load = layer(x)
+    out, losses_4, load, dropped = layer(x, Segments(None, 2, None))
     w = dict(disk_views({f"mlp.{name}": p for name, p in layer.named_parameters()}))
 
     def mlp(stem: str, h: torch.Tensor) -> torch.Tensor:
@@ -101,7 +103,7 @@ def test_a_mixture_layer_is_shared_plus_weighted_experts() -> None:
                 counts[e] += 1
             torch.testing.assert_close(out[b, t], expected)
     assert load.tolist() == counts
-    assert balance.item() > 0
+    assert losses_4[0].item() > 0 and dropped == 0
 
 
 def test_no_output_depends_on_a_later_token() -> None:
@@ -127,21 +129,53 @@ def test_initial_values_follow_seed_and_name_alone() -> None:
     assert not torch.equal(experts[0], experts[1])
 
 
+def mean_loss(model: Model, tokens: torch.Tensor, documents: torch.Tensor | None = None, micro: int = 1) -> float:
+    labels = tokens[:, 1:].clone()
+    if documents is not None:
+        labels[documents[:, 1:] != documents[:, :-1]] = IGNORED
+        documents = documents[:, :-1].contiguous()
+    counted = int((labels != IGNORED).sum())
+    sums = run_microbatches(model, tokens[:, :-1].contiguous(), labels, counted, micro, documents)
+    return float(sums.losses_BL.sum()) / counted
+
+
 def test_labels_and_attention_stay_in_their_document_when_asked() -> None:
     model = make_model(dataclasses.replace(TINY, initializer_range=0.3), 0, torch.float64)
     tokens = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
-    documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
-    both, _, _ = next_token_loss(model, tokens, documents)
-    left, _, _ = next_token_loss(model, tokens[:, :4], None)
-    right, _, _ = next_token_loss(model, tokens[:, 4:], None)
-    torch.testing.assert_close(both, (3 * left + 2 * right) / 5)
+    both = mean_loss(model, tokens, torch.tensor([[0, 0, 0, 0, 1, 1, 1]]))
+    assert both == pytest.approx((3 * mean_loss(model, tokens[:, :4]) + 2 * mean_loss(model, tokens[:, 4:])) / 5)
 
 
-def test_the_balance_loss_reaches_the_router_of_every_layer() -> None:
-    model = make_model(dataclasses.replace(TINY, num_hidden_layers=3, initializer_range=0.3), 0)
-    output = model(torch.arange(32).view(2, 16))
-    output.balance.backward()
-    assert output.load_LE.shape == (2, 4) and output.load_LE.sum(1).tolist() == [64, 64]
-    for layer in model.model.layers[1:]:
-        assert layer.mlp.gate.weight.grad.abs().sum() > 0
-    assert model.lm_head.weight.grad is None
+def test_the_balance_losses_reach_the_routers_of_every_layer() -> None:
+    """The gradient of the whole step, losses attached to activations, is that of the one sum written down plainly."""
+    alphas = {"aux_loss_alpha": 0.5, "device_loss_alpha": 0.3, "comm_loss_alpha": 0.2, "z_loss_alpha": 0.1}
+    config = dataclasses.replace(TINY, num_hidden_layers=3, initializer_range=0.3, n_group=2, topk_group=1, **alphas)
+    tokens = torch.arange(34).view(2, 17) % 64
+    plain = make_model(config, 0, torch.float64)
+    output = plain(tokens[:, :-1])
+    assert output.routed.load_LE.shape == (2, 4) and output.routed.load_LE.sum(1).tolist() == [64, 64]
+    loss = F.cross_entropy(output.logits_BSV.flatten(0, 1), tokens[:, 1:].flatten())
+    (loss + sum(a * value for a, value in zip(alphas.values(), output.routed.losses_4, strict=True))).backward()
+    for recompute in (False, True):
+        model = make_model(config, 0, torch.float64, recompute=recompute)
+        assert mean_loss(model, tokens) == pytest.approx(loss.item(), rel=1e-12)
+        for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=name)
+            assert q.grad.abs().max() > 0, name
+
+
+def test_cross_entropy_in_chunks_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.loss._CHUNK", 3 * 4 * 11)  # three rows at a time
+    dice = torch.Generator().manual_seed(0)
+    x = torch.randn(10, 5, dtype=torch.float64, generator=dice, requires_grad=True)
+    w = torch.randn(11, 5, dtype=torch.float64, generator=dice, requires_grad=True)
+    labels = torch.tensor([0, 10, IGNORED, 3, 3, 7, IGNORED, 1, 2, 9])
+    expected = F.cross_entropy(x @ w.t(), labels, ignore_index=IGNORED, reduction="none")
+    seen, losses = cross_entropy(x, w, labels)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(seen, expected.sum())
+    wanted = torch.autograd.grad(expected.sum() * 3, (x, w))
+    for got, want in zip(torch.autograd.grad(seen * 3, (x, w)), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy(x, w, labels)[0], expected.sum())

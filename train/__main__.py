@@ -3,6 +3,7 @@
 python -m train recipes.moe_tiny
 python -m train recipes.moe_tiny --set lr=1e-3 --set model.n_routed_experts=16 --steps 100
 python -m train recipes.moe_tiny --export exported
+torchrun --nproc-per-node 4 -m train recipes.moe_tiny --set layout.dp=2 --set layout.ep=2
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Read when torch is loaded, hence the imports below. OpenMP's threads otherwise spin while they wait; when another
     # program has the other core, that made a step 4 to 7 times slower here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may give other bits on every run
     _keep_memory()
     try:
         if "://" in options.root:
@@ -92,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         import torch
 
         from train.loop import export, train
+        from train.parallel import join
 
         # OMP_NUM_THREADS wins, as everywhere in torch; without it, every core this process may use.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
@@ -99,7 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.export is not None:
             export(config, root, Path(options.export), getattr(torch, options.dtype))
         else:
-            train(config, root, options.steps, lambda text: print(text, flush=True))
+            with join(config.layout) as ranks:
+                train(config, root, options.steps, lambda text: print(text, flush=True), ranks)
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,13 +1,16 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""Checkpoints: everything a run needs to go on as if it had never stopped, under this layout of ranks or another.
 
-    RUN/checkpoints/step-00000100/model.safetensors      parameters, under Hugging Face's names, experts one by one
-                                  optimizer.safetensors  exp_avg.NAME, exp_avg_sq.NAME
-                                  state.json             step, sample, what the shards were, checksums of the two files
-    RUN/checkpoints/latest                               the name of the newest folder
+    RUN/checkpoints/step-00000100/.metadata       of torch.distributed.checkpoint: which file holds which part of which tensor
+                                  __0_0.distcp …  what rank 0 wrote, and so on
+                                  state.json      step, what the shards were, the layout, checksums of the files
+    RUN/checkpoints/latest                        the name of the newest folder
 
-A folder is written under a temporary name and renamed when it is whole; `latest` is replaced after that. The two newest are
-kept. As elsewhere no fsync: what a power cut leaves short fails its checksum, and the checkpoint before it serves. There is
-no random state to save: data, initial parameters and schedule are functions of seed and step.
+Tensors are the masters and the two moments, each under its name in the whole model (experts of a layer stacked: gate_proj,
+up_proj, down_proj), so a run goes on under any layout: each rank reads the rows it now owns. A save copies this rank's rows to
+memory and goes on training; a thread writes them. A folder is written under a temporary name and renamed when every rank
+is done; `latest` is replaced after that. As elsewhere no fsync: what a power cut leaves short fails its checksum, and the
+checkpoint before it serves. There is no random state to save: data, initial parameters and schedule are functions of seed
+and step.
 """
 
 from __future__ import annotations
@@ -15,25 +18,27 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from corpus.errors import CorruptFile, storage_error
 from corpus.shards import atomic, read_json, write_json
-from train.model import Model
-from train.moe import disk_views
-from train.optim import moments
+from train.optim import Optimizer, Owned
+from train.parallel import Ranks, split_dim
 
-__all__ = ["load", "newest", "save", "write_text"]
-
-_FILES = ("model.safetensors", "optimizer.safetensors")
-_KEPT = 2
+__all__ = ["Checkpoints", "newest", "read_state", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,34 +47,144 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
-def save(folder: Path, model: Model, optimizer: torch.optim.AdamW, state: dict[str, Any]) -> Path:
-    """A new checkpoint for state["step"] under `folder`; older ones beyond two go. StorageError when it cannot be written."""
-    name = f"step-{state['step']:08d}"
-    temporary = folder / f".tmp-{name}"
-    for left in folder.glob(".tmp-*"):  # by a killed process; this one holds the run's lock
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for file, tensors in zip(_FILES, _tensors(model, optimizer), strict=True):
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / file)
-        write_json(temporary / "state.json", {**state, "checksums": {file: _checksum(temporary / file) for file in _FILES}})
-        shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(temporary, folder / name)
-        write_text(folder / "latest", name + "\n")
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise storage_error(_os_error(error), folder) or error from error
-    for old in _finished(folder)[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
-    return folder / name
+class Checkpoints:
+    """The checkpoints of a run. Made by every rank at the same time; save, finish and load are called by all."""
 
+    def __init__(self, folder: Path, ranks: Ranks, model: nn.Module, optimizer: Optimizer, keep: int = 2) -> None:
+        self.folder, self.ranks, self.optimizer, self.keep = folder, ranks, optimizer, keep
+        self.buffers = dict(model.named_buffers())
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._group = self._dense = self._experts = None
+        if ranks.groups:
+            layout = ranks.layout
+            numbers = torch.arange(layout.ranks).view(layout.pp, layout.dp, layout.ep, layout.tp)
+            # Of dimensions split twice, the one that comes first here is split first: experts over ep, then rows over dp.
+            dense = DeviceMesh("cpu", numbers.flatten(1, 2).transpose(1, 2), mesh_dim_names=("pp", "tp", "data"))
+            experts = DeviceMesh("cpu", numbers.permute(0, 2, 3, 1), mesh_dim_names=("pp", "ep", "tp", "dp"))
+            self._dense, self._experts = dense["tp", "data"], experts["ep", "tp", "dp"]
+            self._group = dist.new_group(backend="gloo")  # the writing thread's own, beside the training's
 
-def _os_error(error: Exception) -> OSError:
-    """safetensors reports a full disk as its own kind of error, with the number in the text."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+    def save(self, state: dict[str, Any]) -> None:
+        """Begin a checkpoint for state["step"]. StorageError for the one before, where that could not be written."""
+        self.finish()
+        staged = {key: self._whole(key, o, local.to("cpu", copy=True)) for key, o, local in self._tensors()}
+        self._thread = threading.Thread(target=self._write, args=(staged, state), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is on disk. StorageError when it is not."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Fill masters, moments and parameters in place; the state saved with them. CorruptFile when a byte has changed."""
+        try:
+            state = read_json(path / "state.json") or {}
+            for file in _files(path, self.ranks.rank, self.ranks.layout.ranks):
+                if _checksum(path / file) != state["checksums"][file]:
+                    raise ValueError(f"the bytes of {file} are not the ones saved")
+            targets = [(key, o, local, torch.empty(local.shape, dtype=local.dtype)) for key, o, local in self._tensors()]
+            reader = dcp.FileSystemReader(path)
+            saved = set(reader.read_metadata().state_dict_metadata)
+            ours = self._all_keys([key for key, *_ in targets])
+            if saved != ours:
+                raise ValueError(f"it is of another model: {sorted(saved ^ ours)[:3]} differ")
+            _quiet(dcp.load, {key: self._whole(key, o, new) for key, o, _, new in targets}, reader, self._group)
+            with torch.no_grad():
+                for _, _, local, new in targets:
+                    local.copy_(new)
+        except (OSError, ValueError, KeyError, CorruptFile, CheckpointException) as error:
+            raise CorruptFile(
+                f"checkpoint {path} cannot be used: {error}. Delete that folder: the run then goes on from the checkpoint "
+                "before it, or starts again.",
+                path=str(path),
+            ) from error
+        self.optimizer.publish()
+        self.optimizer.set_step(state["step"])
+        return dict(state)
+
+    def _write(self, staged: dict[str, Tensor], state: dict[str, Any]) -> None:
+        name = f"step-{state['step']:08d}"
+        temporary = self.folder / f".tmp-{name}"
+        try:
+            if self.ranks.rank == 0:
+                for left in self.folder.glob(".tmp-*"):  # by a killed process; this one holds the run's lock
+                    shutil.rmtree(left, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            self._meet()
+            _quiet(dcp.save, staged, dcp.FileSystemWriter(temporary, sync_files=False), self._group)
+            own = {file: _checksum(temporary / file) for file in _files(temporary, self.ranks.rank, self.ranks.layout.ranks)}
+            checksums = self._gathered(own)
+            if self.ranks.rank == 0:
+                write_json(temporary / "state.json", {**state, "checksums": checksums})
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                os.replace(temporary, self.folder / name)
+                write_text(self.folder / "latest", name + "\n")
+                for old in _finished(self.folder)[: -self.keep]:
+                    shutil.rmtree(old, ignore_errors=True)
+            self._meet()
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 - handed to the training thread, which raises it
+            shutil.rmtree(temporary, ignore_errors=True)
+            cause = _os_error(error)
+            self._error = error if cause is None else storage_error(cause, self.folder) or cause
+
+    def _tensors(self) -> Iterator[tuple[str, Owned | None, Tensor]]:
+        """(key, parameter, this rank's part): masters and moments, then the routers' biases, which all data ranks hold."""
+        for kind in ("model", "exp_avg", "exp_avg_sq"):
+            moments = {} if kind == "model" else self.optimizer.moments(kind)
+            for o in self.optimizer.owned:
+                local = o.master if kind == "model" else moments[o.name]
+                stem, _, leaf = o.name.rpartition(".")
+                if leaf == "gate_up_proj":
+                    yield from ((f"{kind}.{stem}.{part}", o, half) for part, half in _halves(local))
+                else:
+                    yield f"{kind}.{o.name}", o, local
+        for name, buffer in self.buffers.items():
+            yield f"model.{name}", None, buffer
+
+    def _whole(self, key: str, o: Owned | None, local: Tensor) -> Tensor:
+        """`local` as what it is: a part of the whole model's tensor."""
+        if self._dense is None or self._experts is None:
+            return local
+        if o is None:
+            return DTensor.from_local(local, self._dense, [Replicate(), Replicate()], run_check=False)
+        layout, rows = self.ranks.layout, Shard(0) if self.ranks.layout.zero1 else Replicate()
+        shape = [len(o.parameter), *local.shape[1:]]
+        if o.expert:
+            split = 2 if key.endswith("down_proj") else 1
+            shape[0] *= layout.ep
+            mesh, placements = self._experts, [Shard(0), Shard(split), rows]
+        else:
+            split = split_dim(o.name)
+            mesh, placements = self._dense, [Replicate() if split is None else Shard(split), rows]
+        if split is not None:
+            shape[split] *= layout.tp
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(local, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
+
+    def _all_keys(self, own: list[str]) -> set[str]:
+        gathered: list[Any] = [own]
+        if self._group is not None:
+            gathered = [None] * self.ranks.layout.ranks
+            dist.all_gather_object(gathered, own, self._group)
+        return {key for keys in gathered for key in keys}
+
+    def _gathered(self, own: dict[str, str]) -> dict[str, str]:
+        if self._group is None:
+            return own
+        gathered: list[Any] = [None] * self.ranks.layout.ranks
+        dist.all_gather_object(gathered, own, self._group)
+        return {file: digest for part in gathered for file, digest in part.items()}
+
+    def _meet(self) -> None:
+        if self._group is not None:
+            dist.barrier(self._group)
 
 
 def newest(folder: Path) -> Path | None:
@@ -83,43 +198,49 @@ def newest(folder: Path) -> Path | None:
     return next(iter(reversed(_finished(folder))), None)
 
 
-def load(checkpoint: Path, model: Model, optimizer: torch.optim.AdamW) -> dict[str, Any]:
-    """Fill parameters and optimizer state in place; the state saved with them. CorruptFile when a byte has changed."""
-    try:
-        state = read_json(checkpoint / "state.json") or {}
-        for file, tensors in zip(_FILES, _tensors(model, optimizer), strict=True):
-            if _checksum(checkpoint / file) != state["checksums"][file]:
-                raise ValueError(f"the bytes of {file} are not the ones saved")
-            saved = load_file(checkpoint / file)
-            if saved.keys() != tensors.keys():
-                raise ValueError(f"{file} is of another model: {sorted(saved.keys() ^ tensors.keys())[:3]} differ")
-            with torch.no_grad():
-                for key, tensor in tensors.items():
-                    tensor.copy_(saved[key])
-    except (OSError, ValueError, KeyError, CorruptFile, SafetensorError) as error:
-        raise CorruptFile(
-            f"checkpoint {checkpoint} cannot be used: {error}. Delete that folder: the run then goes on from the checkpoint "
-            "before it, or starts again.",
-            path=str(checkpoint),
-        ) from error
-    for parameter_state in optimizer.state.values():
-        parameter_state["step"].fill_(state["step"])
-    return dict(state)
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. CorruptFile where it is not one."""
+    state = read_json(path / "state.json")
+    if not isinstance(state, dict) or "step" not in state:
+        raise CorruptFile(f"checkpoint {path} has no state.json of ours; delete that folder", path=str(path))
+    return state
 
 
-def _tensors(model: Model, optimizer: torch.optim.AdamW) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors in memory, by the name each has on disk, for the two files."""
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    state = {
-        f"{which}.{name}": view
-        for which in ("exp_avg", "exp_avg_sq")
-        for name, view in disk_views(moments(model, optimizer, which))
-    }
-    return dict(disk_views(parameters)), state
+def _halves(gate_up_EIH: Tensor) -> Iterator[tuple[str, Tensor]]:
+    return zip(("gate_proj", "up_proj"), gate_up_EIH.chunk(2, dim=1), strict=True)
 
 
 def _finished(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("step-*/state.json"))
+
+
+def _files(folder: Path, rank: int, ranks: int) -> list[str]:
+    """The files of a checkpoint that this rank answers for: saved by it, or, after a change of layout, every so-manyth."""
+    names = sorted(path.name for path in folder.glob("*.distcp"))
+    return [name for name in names if int(name.split("_")[2]) % ranks == rank] + ([".metadata"] if rank == 0 else [])
+
+
+def _quiet(call: Any, state: dict[str, Tensor], storage: Any, group: Any) -> None:
+    alone = {} if group is not None else {"no_dist": True}
+    kind = "storage_writer" if isinstance(storage, dcp.FileSystemWriter) else "storage_reader"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it runs alone, which is meant
+        call(state, **{kind: storage}, process_group=group, **alone)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The OSError behind what torch made of it; torch's file writer names only the number."""
+    if isinstance(error, CheckpointException):
+        return next((found for e, _ in error.failures.values() if (found := _os_error(e)) is not None), None)
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        number = re.search(r"os error (\d+)|errno[: ]+(\d+)", str(error), re.IGNORECASE)
+        if number:
+            code = int(number[1] or number[2])
+            return OSError(code, os.strerror(code))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _checksum(path: Path) -> str:

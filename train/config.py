@@ -18,15 +18,17 @@ from corpus.errors import ConfigError
 from corpus.step import Step, canonical, override
 from corpus.step import read_value as read_field  # the type-checked reader of --set texts
 
-__all__ = ["REVISION", "Layout", "ModelConfig", "TrainConfig", "apply_settings", "fingerprint", "run_folder"]
+__all__ = ["REVISION", "Layout", "ModelConfig", "TrainConfig", "apply_settings", "check_layout", "fingerprint", "run_folder"]
 
 REVISION = 1  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
-_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "init", "layout", "recompute")
+_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "checkpoints_kept", "init", "layout", "recompute")
 
 
-_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha", "rope_mscale", "rope_mscale_all_dim")
+_ALPHAS = ("aux_loss_alpha", "device_loss_alpha", "comm_loss_alpha", "z_loss_alpha")
+_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "rope_mscale", "rope_mscale_all_dim", *_ALPHAS)
+_CHOICES = {"scoring_func": ("softmax", "sigmoid"), "group_score": ("max", "top2"), "balance_over": ("sequence", "document")}
 
 
 def _require(ok: bool, field: str, value: object, expected: str) -> None:
@@ -65,13 +67,29 @@ class ModelConfig:
     max_position_embeddings: int = 163840  # for the exported config.json; nothing here is cut by it
     rms_norm_eps: float = 1e-6
     routed_scaling_factor: float = 1.0
-    aux_loss_alpha: float = 0.001  # alpha1 of the sequence-wise balance loss, V2-Lite
+    scoring_func: str = "softmax"  # or "sigmoid", DeepSeek-V3's
+    norm_topk_prob: bool = False  # True: the weights of a token's experts are divided by their sum
+    group_score: str = "max"  # of a group's scores, V2; or "top2", the sum of its two best, V3
+    bias_update_speed: float | None = None  # V3's balance without a loss: a bias per expert, moved this much per step
+    aux_loss_alpha: float = 0.001  # of the sequence-wise balance over experts; V2 section 2.2.3, alpha 1
+    device_loss_alpha: float = 0.0  # of the balance over groups of experts, alpha 2
+    comm_loss_alpha: float = 0.0  # of the balance of what groups receive, alpha 3
+    z_loss_alpha: float = 0.0  # of the mean squared logsumexp of the router's logits (ST-MoE, arXiv 2202.08906)
+    balance_over: str = "sequence"  # or "document": what the balances are computed over
+    capacity_factor: float | None = None  # of an even load of a group; what is above it is dropped (V2 section 2.2.4)
     initializer_range: float = 0.006  # the released configs say 0.02; training used 0.006 (V2 section 3.1.2)
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Weights of the four losses in the order of ops.gate: balance over experts, over groups, of what groups receive, z."""
+        return tuple(getattr(self, name) for name in _ALPHAS)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _MAY_BE_ZERO:
+            if field.name in _CHOICES:
+                _require(value in _CHOICES[field.name], field.name, value, " or ".join(_CHOICES[field.name]))
+            elif field.name in _MAY_BE_ZERO or isinstance(value, bool):
                 _require(value >= 0, field.name, value, "0 or more")
             elif value is not None:
                 _require(value > 0, field.name, value, "more than 0")
@@ -98,7 +116,7 @@ class Layout:
     tp: int = 1  # shares of every head, MLP and expert
     pp: int = 1  # stages of consecutive layers
     zero1: bool = True  # data ranks share the optimizer's state instead of each keeping all of it
-    micro_batch: int | None = None  # sequences a data rank computes at once; None: its whole share of the batch
+    micro_batch: int | None = None  # sequences a data rank computes at once; None: its share of the batch, over pp
 
     def __post_init__(self) -> None:
         for name in ("dp", "ep", "tp", "pp"):
@@ -112,6 +130,10 @@ class Layout:
     @property
     def data_ranks(self) -> int:
         return self.dp * self.ep
+
+    def micro(self, batch: int) -> int:
+        """Sequences of a micro-batch, of a step of `batch` sequences."""
+        return self.micro_batch or max(1, batch // self.data_ranks // self.pp)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,11 +163,12 @@ class TrainConfig:
     validation: float = 0.01  # share of the tokens held out, whole documents
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
+    checkpoints_kept: int = 2
     out: str | None = None  # None: ROOT/train/NAME-FINGERPRINT
     init_seen: tuple[str, ...] = dataclasses.field(init=False, default=())  # of `init`, what the fingerprint sees
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "seq_len", "lr", "eps", "clip", "checkpoint_every"):
+        for name in ("steps", "batch", "seq_len", "lr", "eps", "clip", "checkpoint_every", "checkpoints_kept"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in ("warmup", "weight_decay", "seed", "validation_sequences"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
@@ -165,6 +188,27 @@ def _seen(folder: Path) -> tuple[str, ...]:
         raise ConfigError(f"init={folder}: the folder of a Hugging Face checkpoint expected, with its config.json")
     files = sorted(path for path in folder.glob("*.safetensors"))
     return (*(f"{path.name} {path.stat().st_size}" for path in files), xxhash.xxh3_64_hexdigest(config.read_bytes()))
+
+
+def check_layout(config: TrainConfig) -> None:
+    """ConfigError where the layout does not divide what it has to; says what would."""
+    model, layout = config.model, config.layout
+    for name, size, axis in (
+        ("n_routed_experts", model.n_routed_experts, "ep"),
+        ("num_attention_heads", model.num_attention_heads, "tp"),
+        ("intermediate_size", model.intermediate_size, "tp"),
+        ("moe_intermediate_size", model.moe_intermediate_size, "tp"),
+        ("vocab_size", model.vocab_size or 64, "tp"),
+    ):
+        parts = getattr(layout, axis)
+        fits = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+        _require(size % parts == 0, f"layout.{axis}", parts, f"a divisor of model.{name}={size} ({fits})")
+    _require(layout.pp <= model.num_hidden_layers, "layout.pp", layout.pp, f"at most {model.num_hidden_layers} layers")
+    ranks = layout.data_ranks
+    _require(config.batch % ranks == 0, "batch", config.batch, f"a multiple of dp · ep = {ranks} data ranks")
+    local, micro = config.batch // ranks, layout.micro(config.batch)
+    _require(local % micro == 0, "layout.micro_batch", micro, f"a divisor of the {local} sequences of a data rank")
+    _require(local // micro >= layout.pp, "layout.pp", layout.pp, f"at most the {local // micro} micro-batches of a data rank")
 
 
 def fingerprint(config: TrainConfig) -> str:

@@ -17,13 +17,16 @@ import dataclasses
 import functools
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from corpus.errors import InputError
 from corpus.tokens import TokenShards
 
-__all__ = ["Batch", "Stream", "held_out", "mix64", "permuted", "unigram_entropy"]
+__all__ = ["Batch", "Stream", "exempt", "held_out", "mix64", "permuted", "unigram_entropy"]
 
 _HELD_OUT_KEY = 0x76616C6964617465  # not a seed: the documents held out are the same whatever the seed
+_EXEMPT_KEY = 0x6578656D7074
 _COUNTED = 1 << 27  # tokens that are enough for the unigram entropy, about a second of counting
 _ROUNDS = 6  # of the Feistel network: 4 suffice against an adversary (Luby & Rackoff 1988), halves of a few bits want more
 
@@ -123,6 +126,11 @@ class Stream:
             done += len(part)
         _check_ids(ids, self.shards, f"document {owners[ids.argmax()]}")
         return ids, owners
+
+
+def exempt(first: int, count: int) -> Tensor:
+    """bool [count]: whether samples first … are of the tenth that lose no token (V2 section 2.2.4), keyed by their number."""
+    return torch.from_numpy(mix64(np.arange(first, first + count), _EXEMPT_KEY) % np.uint64(10) == 0)
 
 
 def unigram_entropy(shards: TokenShards) -> float:

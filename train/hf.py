@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints of DeepSeek-V2's kind: import, streamed shard by shard, and export at any step.
+"""Hugging Face checkpoints of DeepSeek-V2's kind, and V3's: import, streamed shard by shard, and export at any step.
 
     FOLDER/config.json                          shape of the model; read_config, write_config
     FOLDER/model.safetensors                    or model-00001-of-00004.safetensors … and model.safetensors.index.json
@@ -9,6 +9,9 @@ or renamed. A config that asks for what this model does not do is refused, field
 
 transformers writes `rope_parameters` and `dtype` since version 5; the released code of DeepSeek-V2, vLLM and transformers 4
 read `rope_scaling`, `rope_theta` and `torch_dtype`. write_config says both.
+
+The router decides which of the two kinds a model is: softmax scores and groups by their best expert are V2's, sigmoid scores
+with a bias and groups by their two best are V3's. There is no file format for other combinations.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from corpus.errors import ConfigError, CorruptFile
 from train.config import ModelConfig
-from train.model import Model
+from train.model import Model, local_part
 from train.moe import disk_views
 
 __all__ = ["export_model", "import_model", "read_config", "write_config"]
@@ -37,19 +40,23 @@ _INDEX = "model.safetensors.index.json"
 
 # Fields of theirs that must say this; a field that is not there says it.
 _ONLY: dict[str, tuple[Any, ...]] = {
-    "scoring_func": ("softmax",),
-    "norm_topk_prob": (False,),
     "moe_layer_freq": (1,),
     "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "tie_word_embeddings": (False,),
-    "topk_method": ("greedy", "group_limited_greedy"),
     "attention_dropout": (0.0, 0),
 }
+_V2 = {"scoring_func": ("softmax",), "norm_topk_prob": (False,), "topk_method": ("greedy", "group_limited_greedy")}
+_V3 = {"scoring_func": ("sigmoid",), "norm_topk_prob": (True, False), "topk_method": ("noaux_tc",), "rope_interleave": (True,)}
+_KINDS = {"deepseek_v2": _V2, "deepseek_v3": _V3}
+_BIAS_SPEED = 0.001  # V3 section 4.2; no config.json says it
+# How a model is trained, which no config.json says.
+_TRAINING = ("device_loss_alpha", "comm_loss_alpha", "z_loss_alpha", "balance_over", "capacity_factor")
 # Of a checkpoint and the model it starts: these change no weight's shape or meaning.
-_MAY_DIFFER = ("aux_loss_alpha", "initializer_range", "max_position_embeddings", "rope_factor", "rope_original_length",
-               "rope_beta_fast", "rope_beta_slow", "rope_mscale", "rope_mscale_all_dim")  # fmt: skip
+_MAY_DIFFER = ("aux_loss_alpha", "bias_update_speed", "initializer_range", "max_position_embeddings", "rope_factor",
+               "rope_original_length", "rope_beta_fast", "rope_beta_slow", "rope_mscale", "rope_mscale_all_dim",
+               *_TRAINING)  # fmt: skip
 _ROPE = {
     "rope_factor": "factor",
     "rope_original_length": "original_max_position_embeddings",
@@ -77,17 +84,22 @@ def read_config(folder: Path) -> ModelConfig:
         raise ConfigError(f"{folder} has no config.json; the folder of a Hugging Face checkpoint expected") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-    if not isinstance(said, dict) or said.get("model_type") != "deepseek_v2":
-        seen = said.get("model_type") if isinstance(said, dict) else type(said).__name__
-        raise ConfigError(f"{path}: model_type is {seen!r}; 'deepseek_v2' expected")
-    for name, fine in _ONLY.items():
+    kind = said.get("model_type") if isinstance(said, dict) else type(said).__name__
+    if kind not in _KINDS:
+        raise ConfigError(f"{path}: model_type is {kind!r}; 'deepseek_v2' or 'deepseek_v3' expected")
+    for name, fine in (_ONLY | _KINDS[kind]).items():
         if said.get(name, fine[0]) not in fine:
             raise ConfigError(f"{path}: {name} is {said[name]!r}, which this trainer does not do; {fine[0]!r} expected")
-    if said.get("topk_method", "greedy") == "greedy":  # then groups, if the file has any, are not used
+    if kind == "deepseek_v2" and said.get("topk_method", "greedy") == "greedy":  # then groups, if there are any, are not used
         said = {**said, "n_group": 1, "topk_group": 1}
     fields = _rope(said, path)
+    if kind == "deepseek_v3":
+        fields |= {"scoring_func": "sigmoid", "group_score": "top2", "bias_update_speed": _BIAS_SPEED}
+        fields["norm_topk_prob"] = said.get("norm_topk_prob", True)
+    else:
+        fields |= {"scoring_func": "softmax", "group_score": "max", "bias_update_speed": None, "norm_topk_prob": False}
     for field in dataclasses.fields(ModelConfig):
-        if field.name in fields:
+        if field.name in fields or field.name in _TRAINING:
             continue
         value = said.get(field.name)
         if value is None:
@@ -121,14 +133,22 @@ def _rope(said: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def write_config(config: ModelConfig, dtype: torch.dtype, **more: Any) -> dict[str, Any]:
     """config.json of `config`, as old and new readers want it. more: bos_token_id and so on."""
-    grouped = config.n_group > 1
+    v3 = config.scoring_func == "sigmoid"
+    as_v2 = config.group_score == "max" and config.bias_update_speed is None and not config.norm_topk_prob
+    if not (config.group_score == "top2" and config.bias_update_speed is not None if v3 else as_v2):
+        raise ConfigError(
+            "no file format is for this router: scoring_func=softmax with group_score=max, without bias_update_speed and "
+            "norm_topk_prob, is DeepSeek-V2's, scoring_func=sigmoid with group_score=top2 and bias_update_speed is V3's"
+        )
     name = str(dtype).removeprefix("torch.")
+    ours = (*_ROPE, *_TRAINING, "group_score", "bias_update_speed")
+    v2_method = "group_limited_greedy" if config.n_group > 1 else "greedy"
     said: dict[str, Any] = {
-        "architectures": ["DeepseekV2ForCausalLM"],
-        "model_type": "deepseek_v2",
-        **{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _ROPE},
+        "architectures": ["DeepseekV3ForCausalLM" if v3 else "DeepseekV2ForCausalLM"],
+        "model_type": "deepseek_v3" if v3 else "deepseek_v2",
+        **{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ours},
         **{key: fine[0] for key, fine in _ONLY.items()},
-        "topk_method": "group_limited_greedy" if grouped else "greedy",
+        "topk_method": "noaux_tc" if v3 else v2_method,
         "num_key_value_heads": config.num_attention_heads,
         "ep_size": 1,
         "seq_aux": True,
@@ -147,7 +167,7 @@ def write_config(config: ModelConfig, dtype: torch.dtype, **more: Any) -> dict[s
 
 
 def import_model(folder: Path, model: Model) -> None:
-    """Fill `model`, made for read_config(folder), in place, a tensor at a time; rounded to the model's dtype.
+    """Fill this rank's part of `model`, made for read_config(folder), in place, a tensor at a time; rounded to its dtype.
 
     The model may differ in how it is trained and how far its positions reach, as when a context is extended. ConfigError
     names any other field that differs; CorruptFile where a shard is missing or broken, or does not hold what the config says.
@@ -158,11 +178,14 @@ def import_model(folder: Path, model: Model) -> None:
         said = ", ".join(f"{name} {getattr(saved, name)} there, {getattr(asked, name)} here" for name in differ)
         raise ConfigError(f"{folder} is of another model: {said}")
     wanted = _tensors(model)
-    for path, names in _shards(folder, wanted).items():
+    with torch.device("meta"):
+        everything = _tensors(Model(asked))  # this rank fills its part, but the checkpoint has to be whole
+    for path, names in _shards(folder, everything).items():
         try:
             with safe_open(path, "pt") as file:
                 for name in names:
-                    _fill(wanted[name], file.get_tensor(name), name, path)
+                    if name in wanted:
+                        _fill(wanted[name], local_part(name, file.get_tensor(name), model.ranks), name, path)
         except FileNotFoundError as error:
             raise CorruptFile(f"{path} is missing; {folder / _INDEX} says {names[0]} is in it", path=str(path)) from error
         except (SafetensorError, OSError) as error:
@@ -177,8 +200,9 @@ def _fill(tensor: Tensor, value: Tensor, name: str, path: Path) -> None:
 
 
 def _tensors(model: Model) -> dict[str, Tensor]:
-    """Views of the parameters by their names on disk."""
-    return dict(disk_views({name: parameter.detach() for name, parameter in model.named_parameters()}))
+    """Views of the parameters, and of routers' biases, by their names on disk."""
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return dict(disk_views(parameters, model.ranks)) | dict(model.named_buffers())
 
 
 def _shards(folder: Path, wanted: dict[str, Tensor]) -> dict[Path, list[str]]:
@@ -228,7 +252,7 @@ def export_model(
     total = 0
     for i, names in enumerate(plan, 1):
         file_name = "model.safetensors" if len(plan) == 1 else f"model-{i:05d}-of-{len(plan):05d}.safetensors"
-        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in names.items()}
+        tensors = {name: tensor.to(_dtype(name, dtype)).contiguous() for name, tensor in names.items()}
         save_file(tensors, temporary / file_name, metadata={"format": "pt"})  # transformers refuses a file that says no format
         sizes |= dict.fromkeys(tensors, file_name)
         total += sum(tensor.nbytes for tensor in tensors.values())
@@ -240,6 +264,10 @@ def export_model(
     for file in carry:
         shutil.copy(file, temporary / file.name)
     os.replace(temporary, folder)
+
+
+def _dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if name.endswith("e_score_correction_bias") else dtype  # a step of it is lost in bf16
 
 
 def _split(tensors: dict[str, Tensor], dtype: torch.dtype, most: int) -> list[dict[str, Tensor]]:

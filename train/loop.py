@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import io
 import json
 import math
 import time
@@ -26,11 +27,15 @@ from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage
 from corpus.step import Step
 from corpus.tokens import TokenShards
 from train import checkpoint
-from train.config import TrainConfig, fingerprint, run_folder
-from train.data import Batch, Stream, held_out, unigram_entropy
+from train.checkpoint import Checkpoints
+from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
+from train.data import Stream, exempt, held_out, unigram_entropy
 from train.hf import export_model, import_model
-from train.model import Model, count_parameters, make_model, next_token_loss
-from train.optim import clip_gradients, make_optimizer
+from train.loss import IGNORED
+from train.microbatches import Sums, run_microbatches
+from train.model import Model, count_parameters, make_model
+from train.optim import Optimizer
+from train.parallel import ALONE, Ranks, total
 from train.schedule import learning_rate
 
 __all__ = ["Run", "export", "open_run", "open_shards", "run_step", "train", "validate"]
@@ -40,13 +45,15 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass
 class Run:
-    """A run in memory, after `step` finished steps."""
+    """A run in memory, after `step` finished steps; on each rank its part."""
 
     config: TrainConfig  # vocab_size filled in
     folder: Path
+    ranks: Ranks
     shards: TokenShards
     model: Model
-    optimizer: torch.optim.AdamW
+    optimizer: Optimizer
+    checkpoints: Checkpoints
     stream: Stream
     validation: Stream | None
     entropy: float
@@ -69,7 +76,7 @@ def open_shards(config: TrainConfig, root: Path) -> TokenShards:
     return shards
 
 
-def open_run(config: TrainConfig, root: Path) -> Run:
+def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     """Shards, model and optimizer, at the newest checkpoint where there is one."""
     shards = open_shards(config, root)
     size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
@@ -79,14 +86,18 @@ def open_run(config: TrainConfig, root: Path) -> Run:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard that costs 6 % of a step here
-    model = make_model(config.model, config.seed)
-    optimizer = make_optimizer(model, config)
+    model = make_model(config.model, config.seed, getattr(torch, config.dtype), ranks, config.recompute)
+    if config.init is not None and checkpoint.newest(folder / "checkpoints") is None:
+        import_model(Path(config.init), model)  # before the masters are taken from it
+    optimizer = Optimizer(model, config, ranks)
+    checkpoints = Checkpoints(folder / "checkpoints", ranks, model, optimizer, config.checkpoints_kept)
     out = held_out(shards.lengths, config.validation)
     kept = np.setdiff1d(np.arange(shards.documents), out)
     enough = int(shards.lengths[out].sum()) > config.seq_len  # a sample or more
     validation = Stream(shards, out, 0, config.seq_len) if enough else None
     stream = Stream(shards, kept if enough else np.arange(shards.documents), config.seed, config.seq_len)
-    run = Run(config, folder, shards, model, optimizer, stream, validation, unigram_entropy(shards), mark)
+    entropy = unigram_entropy(shards)
+    run = Run(config, folder, ranks, shards, model, optimizer, checkpoints, stream, validation, entropy, mark)
     _resume(run)
     return run
 
@@ -94,21 +105,35 @@ def open_run(config: TrainConfig, root: Path) -> Run:
 def _resume(run: Run) -> None:
     found = checkpoint.newest(run.folder / "checkpoints")
     if found is None:
-        if run.config.init is not None:
-            import_model(Path(run.config.init), run.model)
-            run.note = f", parameters of {run.config.init}"
+        run.note = "" if run.config.init is None else f", parameters of {run.config.init}"
         return
-    state = checkpoint.load(found, run.model, run.optimizer)
-    expected = _state(run)
+    state, expected = checkpoint.read_state(found), _state(run)
     for key in ("fingerprint", "shards"):
         if state[key] != expected[key]:
             raise ConfigError(
-                f"checkpoint {found} was trained with {key} {state[key]}, this run has {expected[key]}. Give another `out`, or "
-                f"delete {run.folder} to start again."
+                f"checkpoint {found} was trained with {key} {state[key]}, this run has {expected[key]}"
+                f"{_differing(run) if key == 'fingerprint' else ''}. Give another `out`, or delete {run.folder} to start again."
             )
+    run.checkpoints.load(found)
     run.step = state["step"]
-    if state["threads"] != expected["threads"]:
-        run.note = f"; the steps before ran with {state['threads']}, so last bits may differ from an undisturbed run"
+    for key in ("threads", "layout"):
+        if state[key] != expected[key]:
+            run.note += f"; the steps before ran with {key} {state[key]}, so last bits may differ from an undisturbed run"
+
+
+def _differing(run: Run) -> str:
+    """What is in RUN/config.json and different now, named."""
+    path = run.folder / "config.json"
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    now = json.loads(json.dumps(_fields(run)))
+    flat = {"": (before, now), "model.": (before.get("model", {}), now["model"])}
+    differ = [
+        f"{prefix}{key} {old.get(key)!r} → {new.get(key)!r}"
+        for prefix, (old, new) in flat.items()
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in ("model", "layout")
+    ]
+    return f" ({', '.join(differ)})" if differ else ""
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -119,48 +144,84 @@ def _state(run: Run) -> dict[str, Any]:
         "fingerprint": run.fingerprint,
         "shards": {"documents": run.shards.documents, "tokens": run.shards.tokens, "vocab_size": run.shards.vocab_size},
         "threads": torch.get_num_threads(),
+        "layout": dataclasses.asdict(run.config.layout),
     }
 
 
-def _loss(run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    documents = torch.from_numpy(batch.documents_BL1) if run.config.document_mask else None
-    return next_token_loss(run.model, torch.from_numpy(batch.tokens_BL1), documents)
+def _pass(run: Run, stream: Stream, first: int, count: int, real: int | None = None) -> tuple[Sums, float, int]:
+    """Samples first … first + count - 1 of a stream through the model, this rank's share of them.
+
+    real: of the samples so many count, the rest makes ranks even. Returns (this rank's sums, nats and labels of all ranks).
+    """
+    c, ranks = run.config, run.ranks
+    local = count // ranks.layout.data_ranks
+    start = first + ranks.data_rank * local
+    batch = stream.batch(start, local)
+    documents_BL1 = batch.documents_BL1
+    labels_BL = batch.tokens_BL1[:, 1:].copy()
+    if c.document_mask:
+        labels_BL[documents_BL1[:, 1:] != documents_BL1[:, :-1]] = IGNORED
+    if real is not None:
+        labels_BL[max(0, first + real - start) :] = IGNORED
+    labels = total(torch.tensor(int((labels_BL != IGNORED).sum()), device=ranks.device), ranks.data)
+    sums = run_microbatches(
+        run.model,
+        torch.from_numpy(batch.tokens_BL1[:, :-1]).contiguous().to(ranks.device),
+        torch.from_numpy(labels_BL).to(ranks.device),
+        int(labels),
+        c.layout.micro(count),
+        torch.from_numpy(documents_BL1[:, :-1]).contiguous().to(ranks.device) if c.document_mask else None,
+        None if c.model.capacity_factor is None else exempt(start, local).to(ranks.device),
+    )
+    nats = labels.new_zeros((), dtype=torch.float64) if sums.losses_BL is None else sums.losses_BL.sum(dtype=torch.float64)
+    return sums, float(total(total(nats, ranks.data), ranks.pipeline)), int(labels)
 
 
 def run_step(run: Run) -> dict[str, Any]:
     """One update; its line of the log. TrainError for a loss or gradient that is not finite, parameters then untouched."""
-    config, started = run.config, time.perf_counter()
-    batch = run.stream.batch(run.step * config.batch, config.batch)
+    config, ranks, started = run.config, run.ranks, time.perf_counter()
     lr = learning_rate(run.step, config)
-    loss, balance, load_LE = _loss(run, batch)
-    run.optimizer.zero_grad(set_to_none=True)
-    (loss + config.model.aux_loss_alpha * balance).backward()
-    norm = clip_gradients(run.model, config.clip)
-    if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+    run.optimizer.zero_grad()
+    sums, nats, labels = _pass(run, run.stream, run.step * config.batch, config.batch)
+    run.optimizer.reduce()
+    norm = run.optimizer.clip(config.clip)
+    loss = nats / max(1, labels)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainError(
-            f"step {run.step + 1}: loss {loss.item()}, gradient norm {norm}; finite numbers expected. The parameters are still "
+            f"step {run.step + 1}: loss {loss}, gradient norm {norm}; finite numbers expected. The parameters are still "
             f"those of step {run.step}. Lower lr (now {lr:.3g}) or raise warmup ({config.warmup}).",
             step=run.step + 1,
         )
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    run.optimizer.step()
+    run.optimizer.step(lr)
+    load_LE = total(sums.load_LE, ranks.data)
+    run.model.move_biases(load_LE)
     run.step += 1
     seconds = time.perf_counter() - started
     tokens = config.batch * config.seq_len
-    uneven = load_LE.amax(1) / load_LE.double().mean(1) if len(load_LE) else torch.ones(1)
-    return {
-        "step": run.step,
-        "loss": loss.item(),
-        "balance_loss": balance.item() * config.model.aux_loss_alpha,
-        "balance": balance.item() / max(1, len(load_LE)),
-        "lr": lr,
-        "grad_norm": norm,
-        "tokens": run.step * tokens,
-        "load_max_over_mean": uneven.max().item(),
-        "seconds": round(seconds, 4),
-        "tokens_per_second": round(tokens / seconds, 1),
-    }
+    line = {"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": run.step * tokens}
+    return (
+        line
+        | _routing(run, sums, load_LE)
+        | {
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+    )
+
+
+def _routing(run: Run, sums: Sums, load_LE: Tensor) -> dict[str, float]:
+    """What the routers of all layers did, the same on every rank."""
+    c, ranks = run.config.model, run.ranks
+    layers = max(1, c.num_hidden_layers - c.first_k_dense_replace)
+    values = torch.cat((sums.losses_4.double(), sums.dropped.double()[None] * len(load_LE)))
+    values = total(total(values, ranks.data), ranks.pipeline).tolist()
+    uneven = load_LE.amax(1) / load_LE.double().mean(1) if len(load_LE) else torch.ones(1, device=ranks.device)
+    worst = total(uneven.double().max(), ranks.pipeline, torch.distributed.ReduceOp.MAX)
+    line = {"load_max_over_mean": float(worst)}
+    for name, alpha, value in zip(("balance", "device", "comm", "z"), c.alphas, values, strict=False):
+        if alpha or name == "balance":
+            line |= {name: value / layers, f"{name}_loss": alpha * value}
+    return line | ({} if c.capacity_factor is None else {"dropped": values[4] / layers})
 
 
 @torch.no_grad()
@@ -169,36 +230,47 @@ def validate(run: Run) -> float | None:
     if run.validation is None or run.config.validation_sequences == 0:
         return None
     samples = min(run.config.validation_sequences, run.validation.samples)
-    total = 0.0
+    nats, labels = 0.0, 0
     for first in range(0, samples, run.config.batch):
-        batch = run.validation.batch(first, min(run.config.batch, samples - first))
-        total += _loss(run, batch)[0].item() * len(batch.tokens_BL1)
-    return total / samples
+        _, more, counted = _pass(run, run.validation, first, run.config.batch, min(run.config.batch, samples - first))
+        nats, labels = nats + more, labels + counted
+    return nats / max(1, labels)
 
 
-def train(config: TrainConfig, root: Path, stop: int | None = None, say: Say = print) -> dict[str, Any] | None:
+def train(
+    config: TrainConfig, root: Path, stop: int | None = None, say: Say = print, ranks: Ranks = ALONE
+) -> dict[str, Any] | None:
     """Train, or go on training, up to step `stop` (None: all). The summary when all steps are done, else None."""
+    check_layout(config)
     folder = run_folder(config, root)
+    if ranks.rank > 0:
+        say = _silent
     finished = folder / "summary.json"
     summary: dict[str, Any] = json.loads(finished.read_text("utf-8")) if finished.exists() else {}
     if summary.get("fingerprint") != fingerprint(config):
         open_shards(config, root)  # before the folder is made, so that a mistake leaves none behind
-        with _lock(folder):
-            run = open_run(config, root)
+        with _lock(folder) if ranks.rank == 0 else contextlib.nullcontext():
+            ranks.barrier()  # the folder is there, and this run's
+            run = open_run(config, root, ranks)
             _say_plan(run, say)
-            _write_config(run)
+            if ranks.rank == 0:
+                _write_config(run)
             _run_steps(run, config.steps if stop is None else min(stop, config.steps), say)
             if run.step < config.steps:
                 say(f"stopped after step {run.step} of {config.steps}; run again to go on")
                 return None
-            summary = _summary(run)
-            checkpoint.write_text(finished, json.dumps(summary, indent=1, sort_keys=True))
+            if ranks.rank == 0:
+                summary = _summary(run)
+                checkpoint.write_text(finished, json.dumps(summary, indent=1, sort_keys=True))
+            ranks.barrier()
+            summary = json.loads(finished.read_text("utf-8"))
     say(_sentence(summary))
     return summary
 
 
 def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, say: Say = print) -> None:
     """The newest checkpoint of a run as a Hugging Face checkpoint, with its tokenizer. InputError where there is none."""
+    config = dataclasses.replace(config, layout=Layout())  # whatever the run's: one process holds the whole
     path = run_folder(config, root)
     if checkpoint.newest(path / "checkpoints") is None:
         raise InputError(f"{path} has no checkpoint; train first, with the same recipe, --root and --set")
@@ -213,8 +285,9 @@ def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, sa
 
 def _run_steps(run: Run, last: int, say: Say) -> None:
     path = run.folder / "train.jsonl"
-    _truncate(path, run.step)
-    with path.open("a", encoding="utf-8") as log:
+    if run.ranks.rank == 0:
+        _truncate(path, run.step)
+    with path.open("a", encoding="utf-8") if run.ranks.rank == 0 else io.StringIO() as log:
         while run.step < last:
             line = run_step(run)
             due = run.step % run.config.checkpoint_every == 0 or run.step == run.config.steps
@@ -225,7 +298,8 @@ def _run_steps(run: Run, last: int, say: Say) -> None:
             if due or run.step % 10 == 0 or run.step == 1:
                 say(_short(line, run.config.steps))
             if due or run.step == last:
-                checkpoint.save(run.folder / "checkpoints", run.model, run.optimizer, _state(run))
+                run.checkpoints.save(_state(run))
+        run.checkpoints.finish()
 
 
 def _truncate(path: Path, step: int) -> None:
@@ -234,12 +308,19 @@ def _truncate(path: Path, step: int) -> None:
     checkpoint.write_text(path, "".join(line + "\n" for line in lines[:step]))
 
 
-def _write_config(run: Run) -> None:
+def _fields(run: Run) -> dict[str, Any]:
     fields = {f.name: getattr(run.config, f.name) for f in dataclasses.fields(run.config)}
     fields["model"] = dataclasses.asdict(run.config.model)
     fields["layout"] = dataclasses.asdict(run.config.layout)
-    fields["data"] = str(run.shards.folder)
-    checkpoint.write_text(run.folder / "config.json", json.dumps(fields, indent=1, sort_keys=True))
+    return fields | {"data": str(run.shards.folder)}
+
+
+def _write_config(run: Run) -> None:
+    checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
+
+
+def _silent(text: str) -> None:
+    """What ranks other than the first say."""
 
 
 @contextlib.contextmanager
@@ -294,12 +375,13 @@ def _short(line: dict[str, Any], steps: int) -> str:
 
 def _say_plan(run: Run, say: Say) -> None:
     c, shards = run.config, run.shards
-    total, active = count_parameters(run.model)
+    held_here, active = count_parameters(run.model)
     epochs = c.steps * c.batch * c.seq_len / run.stream.tokens
     held = 0 if run.validation is None else run.validation.tokens
     say(f"run         {run.folder}")
     say(f"data        {shards.documents:,} documents, {shards.tokens:,} tokens, {held:,} of them held out; {shards.folder}")
     say(f"vocabulary  {shards.vocab_size:,} ids, padded to {c.model.vocab_size:,}; unigram entropy {run.entropy:.4f} nats")
-    say(f"model       {total:,} parameters, {active:,} active per token")
+    whole = "" if c.layout.ranks == 1 else f"; held by the first of {c.layout.ranks} ranks"
+    say(f"model       {held_here:,} parameters, {active:,} active per token{whole}")
     say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs:.2f} epochs")
     say(f"start       step {run.step}, {torch.get_num_threads()} threads{run.note}")

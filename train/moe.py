@@ -11,7 +11,9 @@ Hugging Face's names. `disk_views` is the whole mapping:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +21,27 @@ from torch import Tensor, nn
 
 from kernels import ops
 from train.config import ModelConfig
+from train.parallel import ALONE, Ranks, copied, exchanged, summed
 
-__all__ = ["MLP", "MoE", "disk_views"]
+__all__ = ["MLP", "MoE", "Segments", "disk_views"]
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x))."""
+    """SwiGLU: down(silu(gate(x)) · up(x)); each tensor rank computes a share of the inner dimension."""
 
-    def __init__(self, hidden: int, intermediate: int) -> None:
+    def __init__(self, hidden: int, intermediate: int, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+        self.ranks = ranks
+        inner = intermediate // ranks.layout.tp
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.up_proj = nn.Linear(hidden, inner, bias=False)
+        self.down_proj = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return summed(self.part(copied(x, self.ranks.tensor)), self.ranks.tensor)
+
+    def part(self, x: Tensor) -> Tensor:
+        """This rank's share of the sum."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -40,17 +49,42 @@ class Gate(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        if config.bias_update_speed is not None:
+            self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
     def forward(self, x_TH: Tensor) -> Tensor:
-        """Logits, from operands widened to fp32: a rounded logit changes which expert wins."""
+        """Logits in fp32: a rounded logit changes which expert wins.
+
+        bf16 times bf16 is exact in fp32: on CUDA the product takes bf16 operands and adds up in fp32, in a fifth of the time.
+        """
+        if x_TH.is_cuda and x_TH.dtype == torch.bfloat16:
+            return _WideProduct.apply(x_TH, self.weight)
         wide = torch.promote_types(x_TH.dtype, torch.float32)
         return F.linear(x_TH.to(wide), self.weight.to(wide))
 
 
+class _WideProduct(torch.autograd.Function):
+    """x · wᵀ, bf16 in and fp32 out; gradients from the fp32 gradient rounded to bf16, as the operands are."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TH: Tensor, w_EH: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TH, w_EH)
+        return torch.mm(x_TH, w_EH.t(), out_dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, dy_TE: Tensor) -> tuple[Tensor, Tensor]:
+        x_TH, w_EH = ctx.saved_tensors
+        dy_TE = dy_TE.to(x_TH.dtype)
+        return dy_TE @ w_EH, dy_TE.t() @ x_TH
+
+
 class Experts(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    """This rank's experts (a share of ep), of each this rank's inner dimensions (a slice of tp)."""
+
+    def __init__(self, config: ModelConfig, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        count, hidden, inner = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        count, hidden = config.n_routed_experts // ranks.layout.ep, config.hidden_size
+        inner = config.moe_intermediate_size // ranks.layout.tp
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(count, hidden, inner))
 
@@ -59,43 +93,114 @@ class Experts(nn.Module):
         return ops.experts(F.silu(gate_NI) * up_NI, self.down_proj, offs_E1)
 
 
-class MoE(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.gate = Gate(config)
-        self.experts = Experts(config)
-        if config.n_shared_experts:
-            self.shared_experts = MLP(config.hidden_size, config.n_shared_experts * config.moe_intermediate_size)
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """What balances are computed over, and which sequences lose no token."""
 
-    def forward(self, x_BSH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(output, balance, tokens per expert): the balance is 1 when even and carries its gradient, see ops.gate."""
-        c = self.config
+    of_T: Tensor | None  # int32: number of each token's segment, rising; None: `count` of equal length
+    count: int
+    exempt_B: Tensor | None
+
+    @staticmethod
+    def of(config: ModelConfig, shape: torch.Size, documents_BS: Tensor | None, exempt_B: Tensor | None) -> Segments:
+        if config.balance_over == "sequence" or documents_BS is None:
+            return Segments(None, shape[0], exempt_B)
+        begins_BS = torch.ones_like(documents_BS, dtype=torch.int32)
+        begins_BS[:, 1:] = documents_BS[:, 1:] != documents_BS[:, :-1]
+        of_T = begins_BS.flatten().cumsum(0, dtype=torch.int32) - 1
+        return Segments(of_T, int(of_T[-1]) + 1, exempt_B)
+
+
+class MoE(nn.Module):
+    def __init__(self, config: ModelConfig, ranks: Ranks = ALONE) -> None:
+        super().__init__()
+        self.config, self.ranks = config, ranks
+        self.gate = Gate(config)
+        self.experts = Experts(config, ranks)
+        if config.n_shared_experts:
+            self.shared_experts = MLP(config.hidden_size, config.n_shared_experts * config.moe_intermediate_size, ranks)
+
+    def forward(self, x_BSH: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(output, losses_4, tokens per expert, share of slots dropped): losses_4 as in ops.gate, with gradients."""
+        c, tensor = self.config, self.ranks.tensor
         x_TH = x_BSH.flatten(0, 1)
-        experts_TK, weights_TK, balance = ops.gate(
+        experts_TK, weights_TK, losses_4 = ops.gate(
             self.gate(x_TH),
+            getattr(self.gate, "e_score_correction_bias", None),
+            segments.of_T,
+            segments=segments.count,
             k=c.num_experts_per_tok,
             groups=c.n_group,
             top_groups=c.topk_group,
+            score=c.scoring_func,
+            group_score=c.group_score,
+            renormalize=c.norm_topk_prob,
             scale=c.routed_scaling_factor,
-            sequences=len(x_BSH),
+            devices=c.n_group,
+            top_devices=c.topk_group,
         )
+        load_E = None
+        if c.capacity_factor is not None:
+            load_E = ops.index(experts_TK, c.n_routed_experts)[0].diff()
+            experts_TK, weights_TK = ops.drop(
+                experts_TK,
+                weights_TK,
+                experts=c.n_routed_experts,
+                devices=c.n_group,
+                capacity_factor=c.capacity_factor,
+                sequences=len(x_BSH),
+                exempt_S=segments.exempt_B,
+            )
         offs_E1, pos_TK, src_N = ops.index(experts_TK, c.n_routed_experts)
-        rows_NH = self.experts(ops.permute(x_TH, pos_TK, src_N), offs_E1)
-        out_BSH = ops.unpermute(rows_NH, weights_TK, pos_TK, src_N).view_as(x_BSH)
+        x_TH = copied(x_TH, tensor)
+        rows_NH = ops.permute(x_TH, pos_TK, src_N)
+        if self.ranks.experts is not None:
+            rows_NH = self._elsewhere(rows_NH, offs_E1)
+        elif c.capacity_factor is None:
+            rows_NH = self.experts(rows_NH, offs_E1)
+        else:  # rows of nobody, which come last, must be 0 on the way there and back: a grouped product leaves them undefined
+            live_N1 = (torch.arange(len(rows_NH), device=rows_NH.device) < offs_E1[-1])[:, None]
+            rows_NH = self.experts(rows_NH.where(live_N1, 0), offs_E1).where(live_N1, 0)
+        out_TH = ops.unpermute(rows_NH, copied(weights_TK, tensor), pos_TK, src_N)
         if c.n_shared_experts:
-            out_BSH = out_BSH + self.shared_experts(x_BSH)
-        return out_BSH, balance, offs_E1.diff()
+            out_TH = out_TH + self.shared_experts.part(x_TH)
+        dropped = 1 - offs_E1[-1].double() / max(1, experts_TK.numel())
+        load_E = offs_E1.diff() if load_E is None else load_E
+        return summed(out_TH, tensor).view_as(x_BSH), losses_4, load_E, dropped
+
+    def _elsewhere(self, rows_NH: Tensor, offs_E1: Tensor) -> Tensor:
+        """Rows grouped by expert, sent to the ranks that hold the experts, computed there and sent back.
+
+        From each rank come rows in order of expert, so what arrives is grouped by (rank, expert) and is put in order of
+        expert, those of a lower rank first: the same rows in the same order whatever the number of ranks.
+        """
+        group, ep = self.ranks.experts, self.ranks.layout.ep
+        counts_RE = offs_E1.diff().view(ep, -1)  # R: rank it goes to, E: expert there
+        arriving_RE = exchanged(counts_RE, [1] * ep, [1] * ep, group)
+        both = torch.stack((counts_RE.sum(1), arriving_RE.sum(1))).tolist()  # the one wait for the device
+        send, receive = both
+        sent_NH = rows_NH[: sum(send)]  # rows after that belong to no expert
+        got_MH = exchanged(sent_NH, send, receive, group)
+        local = arriving_RE.shape[1]
+        of_M = torch.arange(local, device=rows_NH.device, dtype=torch.int32).repeat(ep).repeat_interleave(arriving_RE.flatten())
+        offs_L1, pos_M1, src_M = ops.index(of_M[:, None], local)
+        out_MH = self.experts(ops.permute(got_MH, pos_M1, src_M), offs_L1)
+        back_MH = ops.permute(out_MH, src_M[:, None], pos_M1[:, 0])  # the inverse: row m goes where slot src[m] was
+        back_NH = exchanged(back_MH, receive, send, group)
+        return F.pad(back_NH, (0, 0, 0, len(rows_NH) - len(back_NH)))
 
 
-def disk_views(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """(name on disk, view of the tensor in memory) for tensors by their name in memory: parameters, or their moments."""
+def disk_views(tensors: dict[str, Tensor], ranks: Ranks = ALONE) -> Iterator[tuple[str, Tensor]]:
+    """(name on disk, view of the tensor in memory) for tensors by their name in memory: parameters, or their moments.
+
+    Of this rank's experts, under their numbers in the whole model; of each tensor this rank's slice.
+    """
     for name, tensor in tensors.items():
         stem, _, leaf = name.rpartition(".")
         if not stem.endswith("mlp.experts"):
             yield name, tensor
             continue
-        for e, expert in enumerate(tensor.unbind()):
+        for e, expert in enumerate(tensor.unbind(), start=ranks.share * len(tensor)):
             if leaf == "gate_up_proj":
                 gate, up = expert.chunk(2)
                 yield f"{stem}.{e}.gate_proj.weight", gate

@@ -1,0 +1,284 @@
+"""What is computed does not depend on the layout of ranks: loss, gradients, norm, weights, checkpoints; float64, gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.layout_worker import config_of
+from tests.test_train_data import write_shards
+from train import loop
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+MODEL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "moe_intermediate_size": 12,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "q_lora_rank": 10,
+    "kv_lora_rank": 6,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "routed_scaling_factor": 2.5,
+    "initializer_range": 0.2,
+    "aux_loss_alpha": 0.03,
+    "device_loss_alpha": 0.02,
+    "comm_loss_alpha": 0.01,
+    "z_loss_alpha": 0.003,
+    "capacity_factor": 1.0,
+}
+CONFIG = {
+    "name": "layouts",
+    "steps": 5,
+    "batch": 8,
+    "seq_len": 12,
+    "lr": 1e-2,
+    "warmup": 2,
+    "dtype": "float64",
+    "clip": 0.5,  # below the norm, so that it acts
+    "document_mask": True,
+    "validation": 0.1,
+    "validation_sequences": 11,  # not a multiple of anything
+}
+
+
+def free_ports(count: int) -> int:
+    """A port below which and `count` above it nothing listens; a guess, since nobody can reserve one."""
+    while True:
+        start = random.randrange(20000, 32000)
+        sockets = []
+        try:
+            for port in range(start, start + count):
+                sockets.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        finally:
+            for one in sockets:
+                one.close()
+        return start
+
+
+def run_ranks(tmp_path: Path, world: int, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every case under its layout, one after another in the same `world` processes; what rank 0 left of each."""
+    processes = start_ranks(tmp_path, world, cases)
+    errors = [process.communicate(timeout=250)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-6000:]
+    return [torch.load(case["result"]) for case in cases]
+
+
+def start_ranks(tmp_path: Path, world: int, cases: list[dict[str, Any]]) -> list[subprocess.Popen[str]]:
+    file = Path(tempfile.mkdtemp(dir=tmp_path)) / "cases.json"
+    for number, case in enumerate(cases):
+        case["result"] = str(file.with_name(f"result-{number}.pt"))
+    file.write_text(json.dumps(cases))
+    port = free_ports(len(cases))
+    processes = []
+    for rank in range(world):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "tests.layout_worker", str(file)]
+        processes.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True))
+    return processes
+
+
+def shards(tmp_path: Path) -> str:
+    folder = tmp_path / "shards"
+    if folder.exists():
+        return str(folder)
+    dice = random.Random(0)
+    documents = [[dice.randrange(61) for _ in range(dice.randrange(5, 40))] for _ in range(120)]
+    return str(write_shards(folder, documents, 61))
+
+
+def case(tmp_path: Path, name: str, layout: dict[str, Any], **more: Any) -> dict[str, Any]:
+    config = {**CONFIG, "data": shards(tmp_path), "model": {**MODEL, **more.pop("model", {})}, **more.pop("config", {})}
+    return {"config": config, "layout": layout, "out": str(tmp_path / name), **more}
+
+
+TWO = {
+    "dp2": {"dp": 2},
+    "dp2, no zero": {"dp": 2, "zero1": False},
+    "dp2, accumulated": {"dp": 2, "micro_batch": 1},
+    "ep2": {"ep": 2},
+    "ep2, no zero, accumulated": {"ep": 2, "zero1": False, "micro_batch": 2},
+    "tp2": {"tp": 2},
+    "pp2": {"pp": 2, "micro_batch": 2},
+    "pp2, as few micro-batches as can be": {"pp": 2},
+}
+FOUR = {
+    "dp2 ep2": {"dp": 2, "ep": 2, "micro_batch": 1},
+    "dp2 ep2, no zero": {"dp": 2, "ep": 2, "zero1": False},
+    "tp2 ep2": {"tp": 2, "ep": 2},
+    "pp2 ep2": {"pp": 2, "ep": 2, "micro_batch": 1},
+    "pp4": {"pp": 4, "micro_batch": 1},
+    "tp2 pp2": {"tp": 2, "pp": 2, "micro_batch": 4},
+}
+
+
+def equal(seen: dict[str, Any], expected: dict[str, Any], what: str) -> None:
+    for one, other in zip(seen["lines"], expected["lines"], strict=True):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"seconds", "tokens_per_second"}:
+            assert one[key] == pytest.approx(other[key], rel=1e-9), (what, key)
+    assert seen["validation"] == pytest.approx(expected["validation"], rel=1e-9), what
+    for kind in ("gradients", "weights"):
+        assert seen[kind].keys() == expected[kind].keys(), what
+        for name, tensor in seen[kind].items():
+            scale = expected[kind][name].abs().max()
+            worst = (tensor - expected[kind][name]).abs().max()
+            assert worst <= 1e-9 * scale, (what, kind, name, float(worst), float(scale))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_layouts_compute_the_same(world: int, tmp_path: Path) -> None:
+    layouts = TWO if world == 2 else FOUR
+    alone = [case(tmp_path, "one", {}), case(tmp_path, "parts", {"micro_batch": 2})]
+    expected, accumulated = run_ranks(tmp_path, 1, alone)
+    equal(accumulated, expected, "accumulated on one rank")
+    seen = run_ranks(tmp_path, world, [case(tmp_path, name, layout) for name, layout in layouts.items()])
+    for (name, _), one in zip(layouts.items(), seen, strict=True):
+        equal(one, expected, name)
+    assert all(gradient.abs().max() > 0 for gradient in expected["gradients"].values())
+    assert expected["lines"][0]["grad_norm"] > CONFIG["clip"]
+
+
+def test_a_checkpoint_serves_any_layout(tmp_path: Path) -> None:
+    """Three steps under one layout, the rest under another, is the undisturbed run; under the same layout to the last bit."""
+    pairs = [
+        ("1", {}, {"dp": 2, "ep": 2}),
+        ("2", {"dp": 2, "ep": 2}, {"tp": 2, "pp": 2}),
+        ("3", {"tp": 2, "ep": 2, "zero1": False}, {"pp": 4}),
+        ("4", {"pp": 2, "ep": 2}, {"dp": 4}),
+        ("5", {"dp": 2, "tp": 2}, {"ep": 4}),
+        ("same", {"dp": 2, "ep": 2}, {"dp": 2, "ep": 2}),
+    ]
+    router = {"scoring_func": "sigmoid", "group_score": "top2", "bias_update_speed": 0.01}  # has a bias to be kept, too
+    alone = [case(tmp_path, "whole", {}, model=router), case(tmp_path, "1", {}, model=router, stop=3, save=True)]
+    expected, _ = run_ranks(tmp_path, 1, alone)
+    firsts = [case(tmp_path, name, first, model=router, stop=3, save=True) for name, first, _ in pairs[1:]]
+    seconds = [case(tmp_path, name, second, model=router) for name, _, second in pairs]
+    undisturbed = case(tmp_path, "undisturbed", pairs[-1][2], model=router)
+    seen = run_ranks(tmp_path, 4, [*firsts, *seconds, undisturbed])[len(firsts) :]
+    for (name, *_), one in zip(pairs, seen, strict=False):
+        assert one["start"] == 3
+        rest = {**expected, "lines": expected["lines"][3:], "gradients": {}}
+        equal({**one, "gradients": {}}, rest, name)
+    same, whole = seen[-2], seen[-1]
+    assert [line["loss"] for line in same["lines"]] == [line["loss"] for line in whole["lines"][3:]]
+    assert all(torch.equal(tensor, whole["weights"][name]) for name, tensor in same["weights"].items())
+
+
+def test_a_rank_that_dies_is_named_by_the_others(tmp_path: Path) -> None:
+    endless = case(tmp_path, "endless", {"dp": 2}, config={"steps": 100_000})
+    processes = start_ranks(tmp_path, 2, [endless])
+    deadline = time.monotonic() + 60
+    log = Path(endless["result"]).with_suffix(".started")
+    while not log.exists():
+        assert time.monotonic() < deadline and processes[1].poll() is None
+        time.sleep(0.05)
+    processes[1].kill()
+    error = processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 1
+    assert "TrainError: rank 1 ended without a word" in error.replace("corpus.errors.", "")
+
+
+def test_a_wrong_number_of_processes_says_what_to_run(tmp_path: Path) -> None:
+    (process,) = start_ranks(tmp_path, 1, [case(tmp_path, "three", {"dp": 3}, config={"batch": 6})])
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "torchrun --nproc-per-node 3 -m train" in error
+
+
+def test_a_run_killed_at_any_moment_goes_on_under_another_layout(tmp_path: Path) -> None:
+    """torchrun and all its ranks killed, twice; then one process finishes what two began two ways."""
+    config = {**CONFIG, "steps": 40, "checkpoint_every": 4, "validation_sequences": 4}
+    # No capacity here: equal first words of two documents tie for the last place, and rounding then decides who is dropped.
+    begun = case(tmp_path, "killed", {}, config=config, model={"capacity_factor": None})
+    (tmp_path / "killed_recipe.py").write_text(
+        "import json\nfrom tests.layout_worker import config_of\n"
+        f"def recipe():\n    return config_of(json.loads({json.dumps(json.dumps(begun))}))\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{REPOSITORY}",
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    log = tmp_path / "killed" / "train.jsonl"
+    dice = random.Random()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for part in ("dp", "tp"):
+        until = len(read_log(log)) + dice.randrange(2, 12)
+        command = [*torchrun, "-m", "train", "killed_recipe", "--set", f"layout.{part}=2"]
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        deadline = time.monotonic() + 100
+        while len(read_log(log)) < until:
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        kill_orphans("killed_recipe")
+        process.communicate()
+    done = subprocess.run(
+        [sys.executable, "-m", "train", "killed_recipe"], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    whole = loop.train(config_of({**begun, "out": str(tmp_path / "whole")}), tmp_path, say=lambda text: None)
+    seen, expected = read_log(log), read_log(tmp_path / "whole" / "train.jsonl")
+    assert [line["step"] for line in seen] == list(range(1, 41)) and whole is not None
+    for one, other in zip(seen, expected, strict=True):
+        for key in ("loss", "grad_norm", "balance", "validation_loss"):
+            assert one.get(key) == (other.get(key) and pytest.approx(other[key], rel=1e-8)), (one["step"], key)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def kill_orphans(word: str) -> None:
+    """Ranks are sessions of their own under torchrun: kill what still names the recipe, and wait until it is gone."""
+    while True:
+        left = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if word.encode() in (entry / "cmdline").read_bytes() and (entry / "stat").read_text().split()[2] != "Z":
+                    left.append(int(entry.name))
+            except OSError:
+                continue
+        if not left:
+            return
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.01)

@@ -1,0 +1,70 @@
+"""Cross-entropy in chunks: logits of a hundred thousand words are never held for more than a few thousand tokens.
+
+For 16,384 tokens and 102,400 words the logits are 6.7 GB in fp32, twice that with their gradient. Here each chunk's logits
+become its losses and at once its part of the two gradients, so 1 GB is enough; the gradients wait for `backward`, which
+only scales them. With tensor ranks each has a slice of the vocabulary, and two numbers a token are exchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from train.parallel import Group, total
+
+__all__ = ["IGNORED", "cross_entropy"]
+
+IGNORED = -100  # label of a position that is not to be predicted
+_CHUNK = 1 << 28  # bytes of fp32 logits at a time
+
+
+def cross_entropy(x_TH: Tensor, w_VH: Tensor, labels_T: Tensor, group: Group = None, first: int = 0) -> tuple[Tensor, Tensor]:
+    """(sum over labels in nats, with gradient; losses_T in fp32 or fp64 without, 0 where the label is IGNORED).
+
+    group, first: the tensor ranks, and the number of the first word in this rank's slice w_VH.
+    """
+    return _CrossEntropy.apply(x_TH, w_VH, labels_T, group, first, torch.is_grad_enabled())
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TH: Tensor, w_VH: Tensor, labels_T: Tensor, group: Group, first: int, needed: bool
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(x_TH.dtype, torch.float32)
+        losses_T = torch.empty(len(x_TH), dtype=wide, device=x_TH.device)
+        dx_TH = torch.empty_like(x_TH) if needed else None
+        dw_VH = torch.zeros_like(w_VH, dtype=wide) if needed else None
+        rows = max(1, _CHUNK // (4 * len(w_VH)))
+        for start in range(0, len(x_TH), rows):
+            part = slice(start, start + rows)
+            x_RH, labels_R = x_TH[part], labels_T[part]
+            counted_R = labels_R != IGNORED
+            inside_R = counted_R & (labels_R >= first) & (labels_R < first + len(w_VH))
+            at_R1 = (labels_R - first).where(inside_R, 0)[:, None]
+            logits_RV = (x_RH @ w_VH.t()).to(wide)
+            best_R1 = total(logits_RV.amax(1, keepdim=True), group, dist.ReduceOp.MAX)
+            own_R = logits_RV.gather(1, at_R1)[:, 0].where(inside_R, 0)
+            e_RV = logits_RV.sub_(best_R1).exp_()
+            sums_R2 = total(torch.stack((e_RV.sum(1), own_R), 1), group)
+            losses_T[part] = (sums_R2[:, 0].log() + best_R1[:, 0] - sums_R2[:, 1]).where(counted_R, 0)
+            if dx_TH is None or dw_VH is None:
+                continue
+            d_RV = e_RV.div_(sums_R2[:, :1])
+            d_RV.scatter_add_(1, at_R1, -inside_R.to(wide)[:, None])
+            d_RV = d_RV.mul_(counted_R[:, None]).to(x_TH.dtype)
+            dx_TH[part] = d_RV @ w_VH
+            dw_VH += d_RV.t() @ x_RH
+        if dx_TH is not None and dw_VH is not None:
+            total(dx_TH, group)
+            ctx.save_for_backward(dx_TH, dw_VH.to(w_VH.dtype))
+        ctx.mark_non_differentiable(losses_T)
+        return losses_T.sum(), losses_T
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        dx_TH, dw_VH = ctx.saved_tensors
+        return dx_TH * d.to(dx_TH.dtype), dw_VH * d.to(dw_VH.dtype), None, None, None, None
