@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.fuse import fused_on_cuda
+
 __all__ = ["drop", "experts", "gate", "index", "losses", "permute", "unpermute"]
 
 
@@ -74,14 +76,12 @@ def gate(
     if renormalize:
         weights_TK = weights_TK / (weights_TK.sum(1, keepdim=True) + 1e-20)
     shares_TE = scores_TE if score == "softmax" else scores_TE / scores_TE.sum(1, keepdim=True)
-    if of_T is None:
-        of_T = torch.arange(segments, device=logits_TE.device).repeat_interleave(len(logits_TE) // segments)
     values_4 = losses(logits_TE, shares_TE, experts_TK, of_T, segments, devices, top_devices)
     return experts_TK.to(torch.int32), weights_TK * scale, values_4
 
 
 def losses(
-    logits_TE: Tensor, shares_TE: Tensor, experts_TK: Tensor, of_T: Tensor, segments: int, devices: int, top_devices: int
+    logits_TE: Tensor, shares_TE: Tensor, experts_TK: Tensor, of_T: Tensor | None, segments: int, devices: int, top_devices: int
 ) -> Tensor:
     """[balance over experts, over devices, of what devices receive, z], without their weights, each for one average token.
 
@@ -94,16 +94,24 @@ def losses(
     tokens, count = shares_TE.shape
     if tokens == 0:
         return torch.zeros(4, dtype=shares_TE.dtype, device=shares_TE.device) + shares_TE.sum()
-    k, of_T = experts_TK.shape[1], of_T.long()
+    k = experts_TK.shape[1]
+    equal = of_T is None
+    of_T = torch.arange(tokens, device=shares_TE.device) // (tokens // segments) if of_T is None else of_T.long()
+
+    def per_segment(x_TX: Tensor) -> Tensor:
+        if equal:
+            return x_TX.unflatten(0, (segments, -1)).sum(1)
+        return x_TX.new_zeros(segments, x_TX.shape[1]).index_add(0, of_T, x_TX)
+
     length_S1 = torch.bincount(of_T, minlength=segments).clamp(min=1)[:, None]
     sent_SE = torch.bincount((of_T[:, None] * count + experts_TK).flatten(), minlength=segments * count)
     f_SE = sent_SE.view(segments, count).to(shares_TE.dtype) * (count / k) / length_S1
-    p_SE = torch.zeros(segments, count, dtype=shares_TE.dtype, device=shares_TE.device).index_add(0, of_T, shares_TE) / tokens
+    p_SE = per_segment(shares_TE) / tokens
     p_SD = p_SE.unflatten(1, (devices, -1)).sum(-1)
     f_SD = f_SE.unflatten(1, (devices, -1)).mean(-1)
     reached_TD = torch.zeros(tokens, devices, dtype=shares_TE.dtype, device=shares_TE.device)
     reached_TD.scatter_(1, experts_TK.long() // (count // devices), 1.0)
-    received_SD = torch.zeros_like(f_SD).index_add(0, of_T, reached_TD) * (devices / top_devices) / length_S1
+    received_SD = per_segment(reached_TD) * (devices / top_devices) / length_S1
     z = logits_TE.logsumexp(1).square().mean()
     return torch.stack(((f_SE * p_SE).sum(), (f_SD * p_SD).sum(), (received_SD * p_SD).sum(), z))
 
@@ -150,8 +158,7 @@ def index(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     flat_N = experts_TK.flatten()
     src_N = flat_N.sort(stable=True).indices
-    pos_N = torch.empty_like(src_N)
-    pos_N[src_N] = torch.arange(len(src_N), device=src_N.device)
+    pos_N = src_N.argsort()  # the inverse; on CUDA a sort is a tenth of an indexed store that has to be deterministic
     offs_E1 = torch.zeros(count + 1, dtype=torch.int32, device=flat_N.device)
     offs_E1[1:] = torch.bincount(flat_N, minlength=count)[:count].cumsum(0)
     return offs_E1, pos_N.view(experts_TK.shape).to(torch.int32), src_N.to(torch.int32)
@@ -184,6 +191,7 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+@fused_on_cuda
 def _sum_slots(y_NH: Tensor, pos_TK: Tensor, weights_TK: Tensor | None) -> Tensor:
     total_TH = torch.zeros(len(pos_TK), y_NH.shape[1], dtype=_accumulator(y_NH.dtype), device=y_NH.device)
     for j in range(pos_TK.shape[1]):
@@ -216,11 +224,15 @@ class _Unpermute(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dz_TH: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        y_NH, weights_TK, pos_TK, src_N = ctx.saved_tensors
-        k = pos_TK.shape[1]
-        wide = _accumulator(y_NH.dtype)
-        dz_NH = dz_TH.index_select(0, src_N // k).to(wide)
-        dy_NH = (dz_NH * weights_TK.flatten().index_select(0, src_N)[:, None]).to(y_NH.dtype)
-        dots_N = (dz_NH * y_NH.to(wide)).sum(1)
-        dweights_TK = dots_N.index_select(0, pos_TK.flatten()).view_as(weights_TK).to(weights_TK.dtype)
+        dy_NH, dweights_TK = _weigh_slots(dz_TH, *ctx.saved_tensors)
         return dy_NH, dweights_TK, None, None
+
+
+@fused_on_cuda
+def _weigh_slots(dz_TH: Tensor, y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor) -> tuple[Tensor, Tensor]:
+    wide = _accumulator(y_NH.dtype)
+    dz_NH = dz_TH.index_select(0, src_N // pos_TK.shape[1]).to(wide)
+    dy_NH = (dz_NH * weights_TK.flatten().index_select(0, src_N)[:, None]).to(y_NH.dtype)
+    dots_N = (dz_NH * y_NH.to(wide)).sum(1)
+    dweights_TK = dots_N.index_select(0, pos_TK.flatten()).view_as(weights_TK).to(weights_TK.dtype)
+    return dy_NH, dweights_TK

@@ -38,7 +38,10 @@ TINY = ModelConfig(
 )
 LITE = dataclasses.replace(TINY, rope_factor=40.0, rope_original_length=32, rope_beta_fast=4.0)
 V2 = dataclasses.replace(LITE, q_lora_rank=24, n_group=4, topk_group=2, routed_scaling_factor=16.0, num_experts_per_tok=4)
-CONFIGS = {"short": TINY, "lite": LITE, "v2": V2, "v2.5": dataclasses.replace(V2, rope_mscale=1.0, rope_mscale_all_dim=1.0)}
+V25 = dataclasses.replace(V2, rope_mscale=1.0, rope_mscale_all_dim=1.0)
+SIGMOID = {"scoring_func": "sigmoid", "group_score": "top2", "bias_update_speed": 0.001, "norm_topk_prob": True}
+V3 = dataclasses.replace(V25, routed_scaling_factor=2.5, **SIGMOID)
+CONFIGS = {"short": TINY, "lite": LITE, "v2": V2, "v2.5": V25, "v3": V3}
 
 
 def theirs(folder: Path) -> Any:
@@ -57,6 +60,8 @@ def test_logits_and_gradients_are_those_of_transformers(name: str, tmp_path: Pat
         for parameter in model.parameters():
             if parameter.dim() == 1:  # at 1 they would hide a norm that is left out
                 parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(parameter)))
+        for bias in model.buffers():
+            bias.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(7))
     export_model(model, tmp_path / "hf", torch.float32)
     other = theirs(tmp_path / "hf")
     tokens = torch.randint(0, 96, (2, 70), generator=torch.Generator().manual_seed(1))

@@ -23,8 +23,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
+from kernels.fuse import fused_on_cuda
 from train.config import ModelConfig
 from train.parallel import ALONE, Ranks, copied, summed
 
@@ -40,9 +42,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return _normed(x, self.weight, self.eps)
+
+
+@fused_on_cuda
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
 
 
 def frequencies(c: ModelConfig) -> Tensor:
@@ -87,6 +94,9 @@ def rotate(x_BNSR: Tensor, cos_SR2: Tensor, sin_SR2: Tensor) -> Tensor:
     return turned.flatten(-2).to(x_BNSR.dtype)
 
 
+_BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
 @dataclasses.dataclass(frozen=True)
 class Documents:
     """Where the documents of packed rows begin and end, for attention that stays inside them.
@@ -112,17 +122,30 @@ class Documents:
         return Documents(same.tril(), None, documents_BS.shape[1])
 
 
+@fused_on_cuda
+def _heads(
+    q_BSD: Tensor, k_rope_BSR: Tensor, kv_BSD: Tensor, cos_SR2: Tensor, sin_SR2: Tensor, heads: int, nope: int, pad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v, [B, N, S, D]; with `pad`, values are filled up with zeros to the width of keys."""
+    q_BNSD = q_BSD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    kv_BNSD = kv_BSD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    k_rope = rotate(k_rope_BSR[:, None], cos_SR2, sin_SR2).expand(-1, heads, -1, -1)  # one for all heads
+    q = torch.cat((q_BNSD[..., :nope], rotate(q_BNSD[..., nope:], cos_SR2, sin_SR2)), dim=-1)
+    k = torch.cat((kv_BNSD[..., :nope], k_rope), dim=-1)
+    v = kv_BNSD[..., nope:]
+    return q, k, F.pad(v, (0, k.shape[-1] - v.shape[-1])) if pad else v
+
+
 def attend(q_BNSD: Tensor, k_BNSD: Tensor, v_BNSV: Tensor, scale: float, documents: Documents | None) -> Tensor:
     """Causal attention, [B, N, S, V]; with `documents` within each document only."""
     if documents is None or documents.mask_B1SS is not None:
         mask = None if documents is None else documents.mask_B1SS
-        return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSV, attn_mask=mask, is_causal=mask is None, scale=scale)
-    # varlen_attn wants values as wide as keys; the columns of zeros cost a sixth of its time and come off again.
-    wide_BNSD = F.pad(v_BNSV, (0, k_BNSD.shape[-1] - v_BNSV.shape[-1]))
-    rows = [x.transpose(1, 2).flatten(0, 1) for x in (q_BNSD, k_BNSD, wide_BNSD)]
+        with sdpa_kernel(_BACKENDS, set_priority=True):
+            return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSV, attn_mask=mask, is_causal=mask is None, scale=scale)
+    rows = [x.transpose(1, 2).flatten(0, 1) for x in (q_BNSD, k_BNSD, v_BNSV)]
     ends, longest = documents.ends_D1, documents.longest
-    z_TND = varlen_attn(*rows, ends, ends, longest, longest, scale=scale, window_size=(-1, 0))
-    return z_TND[..., : v_BNSV.shape[-1]].unflatten(0, (len(q_BNSD), -1)).transpose(1, 2)
+    z_TNV = varlen_attn(*rows, ends, ends, longest, longest, scale=scale, window_size=(-1, 0))
+    return z_TNV.unflatten(0, (len(q_BNSD), -1)).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -147,17 +170,16 @@ class Attention(nn.Module):
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor], documents: Documents | None = None) -> Tensor:
         """The latents are computed alike on all tensor ranks, the heads in shares; hence where `copied` stands."""
         c, tensor = self.config, self.ranks.tensor
-        nope, dims, heads = c.qk_nope_head_dim, c.qk_rope_head_dim, self.heads
         if c.q_lora_rank is None:
             q_BSD = self.q_proj(copied(x_BSD, tensor))
         else:
             q_BSD = self.q_b_proj(copied(self.q_a_layernorm(self.q_a_proj(x_BSD)), tensor))
-        q_nope, q_rope = q_BSD.unflatten(-1, (heads, -1)).transpose(1, 2).split((nope, dims), dim=-1)
-        latent_BSD, k_rope_BSR = self.kv_a_proj_with_mqa(x_BSD).split((c.kv_lora_rank, dims), dim=-1)
+        latent_BSD, k_rope_BSR = self.kv_a_proj_with_mqa(x_BSD).split((c.kv_lora_rank, c.qk_rope_head_dim), dim=-1)
         kv_BSD = self.kv_b_proj(copied(self.kv_a_layernorm(latent_BSD), tensor))
-        k_nope, v_BNSV = kv_BSD.unflatten(-1, (heads, -1)).transpose(1, 2).split((nope, c.v_head_dim), dim=-1)
-        k_rope = rotate(copied(k_rope_BSR, tensor)[:, None], *rope).expand(-1, heads, -1, -1)  # one for all heads
-        q_BNSD = torch.cat((q_nope, rotate(q_rope, *rope)), dim=-1)
-        k_BNSD = torch.cat((k_nope, k_rope), dim=-1)
-        z_BNSV = attend(q_BNSD, k_BNSD, v_BNSV, softmax_scale(c), documents)
+        # Flash attention wants values as wide as keys: a sixth more work, for a kernel several times as fast as the others.
+        # cuDNN's takes them as they are; torch does not use it where two runs must give the same bits.
+        flash = torch.are_deterministic_algorithms_enabled() or documents is not None
+        pad = x_BSD.is_cuda and x_BSD.dtype.itemsize == 2 and flash
+        q, k, v = _heads(q_BSD, copied(k_rope_BSR, tensor), kv_BSD, *rope, self.heads, c.qk_nope_head_dim, pad)
+        z_BNSV = attend(q, k, v, softmax_scale(c), documents)[..., : c.v_head_dim]
         return summed(self.o_proj(z_BNSV.transpose(1, 2).flatten(2)), tensor)

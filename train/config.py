@@ -23,7 +23,7 @@ __all__ = ["REVISION", "Layout", "ModelConfig", "TrainConfig", "apply_settings",
 REVISION = 1  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
-_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "checkpoints_kept", "init", "layout", "recompute")
+_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "checkpoints_kept", "init", "layout", "recompute", "deterministic")
 
 
 _ALPHAS = ("aux_loss_alpha", "device_loss_alpha", "comm_loss_alpha", "z_loss_alpha")
@@ -158,6 +158,7 @@ class TrainConfig:
     init: str | None = None  # folder of a Hugging Face checkpoint to start from; None: fresh parameters, drawn by `seed`
     layout: Layout = Layout()
     dtype: str = "float32"  # of parameters and activations; master weights and moments are fp32 ("float64": all of it)
+    deterministic: bool = True  # False: faster attention on CUDA, and two runs differ in their last bits
     recompute: bool = False  # True: keep only each layer's input for the backward pass and compute the rest again
     document_mask: bool = False  # True: attention does not cross documents, nor does a label
     validation: float = 0.01  # share of the tokens held out, whole documents

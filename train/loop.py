@@ -84,7 +84,7 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
         raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
     folder, mark = run_folder(config, root), fingerprint(config)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard that costs 6 % of a step here
     model = make_model(config.model, config.seed, getattr(torch, config.dtype), ranks, config.recompute)
     if config.init is not None and checkpoint.newest(folder / "checkpoints") is None:

@@ -20,10 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import ops
+from kernels.fuse import fused_on_cuda
 from train.config import ModelConfig
 from train.parallel import ALONE, Ranks, copied, exchanged, summed
 
 __all__ = ["MLP", "MoE", "Segments", "disk_views"]
+
+
+@fused_on_cuda
+def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
 
 
 class MLP(nn.Module):
@@ -42,7 +48,7 @@ class MLP(nn.Module):
 
     def part(self, x: Tensor) -> Tensor:
         """This rank's share of the sum."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(_swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Gate(nn.Module):
@@ -90,7 +96,7 @@ class Experts(nn.Module):
 
     def forward(self, x_NH: Tensor, offs_E1: Tensor) -> Tensor:
         gate_NI, up_NI = ops.experts(x_NH, self.gate_up_proj, offs_E1).chunk(2, dim=-1)
-        return ops.experts(F.silu(gate_NI) * up_NI, self.down_proj, offs_E1)
+        return ops.experts(_swiglu(gate_NI, up_NI), self.down_proj, offs_E1)
 
 
 @dataclasses.dataclass(frozen=True)
