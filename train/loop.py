@@ -1,6 +1,7 @@
 """A training run: plan, resume, steps, validation, summary.
 
 RUN/config.json    what is trained, to read
+RUN/order.json     which step reads what, for `corpus explain`
 RUN/train.jsonl    one line per step; after a resume exactly the lines an undisturbed run would have (timings apart)
 RUN/checkpoints/   see checkpoint.py
 RUN/summary.json   written last, when all steps are done
@@ -18,22 +19,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
-from corpus.step import Step
-from corpus.tokens import TokenShards
 from train import checkpoint
 from train.config import TrainConfig, fingerprint, run_folder
-from train.data import Batch, Stream, held_out, unigram_entropy
+from train.data import Batch, Stream
 from train.hf import export_model, import_model
 from train.model import Model, count_parameters, make_model, next_token_loss
 from train.optim import clip_gradients, make_optimizer
-from train.schedule import learning_rate
+from train.schedule import learning_rate, samples_before
+from train.sources import Data, open_data, order_plan, streams, unigram_entropy
 
-__all__ = ["Run", "export", "open_run", "open_shards", "run_step", "train", "validate"]
+__all__ = ["Run", "export", "open_run", "run_step", "train", "validate"]
 
 Say = Callable[[str], None]
 
@@ -44,7 +43,7 @@ class Run:
 
     config: TrainConfig  # vocab_size filled in
     folder: Path
-    shards: TokenShards
+    shards: Data
     model: Model
     optimizer: torch.optim.AdamW
     stream: Stream
@@ -55,23 +54,9 @@ class Run:
     note: str = ""
 
 
-def open_shards(config: TrainConfig, root: Path) -> TokenShards:
-    """The token shards `data` names; an error says what is missing and what to run."""
-    folder = root / config.data.folder if isinstance(config.data, Step) else Path(config.data)
-    if isinstance(config.data, Step) and not (folder / "step.json").exists():
-        raise InputError(
-            f"no token shards at {folder}: step {config.data.name} of the corpus is not finished. Build it first with "
-            f"`python -m corpus run` on the same recipe, --root {root} and --set."
-        )
-    shards = TokenShards(folder)
-    if shards.tokens == 0:
-        raise InputError(f"{folder} has {shards.documents} documents and no tokens; nothing to train on")
-    return shards
-
-
 def open_run(config: TrainConfig, root: Path) -> Run:
     """Shards, model and optimizer, at the newest checkpoint where there is one."""
-    shards = open_shards(config, root)
+    shards = open_data(config, root)
     size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
     if size < shards.vocab_size:
         raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
@@ -81,11 +66,7 @@ def open_run(config: TrainConfig, root: Path) -> Run:
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard that costs 6 % of a step here
     model = make_model(config.model, config.seed)
     optimizer = make_optimizer(model, config)
-    out = held_out(shards.lengths, config.validation)
-    kept = np.setdiff1d(np.arange(shards.documents), out)
-    enough = int(shards.lengths[out].sum()) > config.seq_len  # a sample or more
-    validation = Stream(shards, out, 0, config.seq_len) if enough else None
-    stream = Stream(shards, kept if enough else np.arange(shards.documents), config.seed, config.seq_len)
+    stream, validation = streams(config, shards)
     run = Run(config, folder, shards, model, optimizer, stream, validation, unigram_entropy(shards), mark)
     _resume(run)
     return run
@@ -115,7 +96,7 @@ def _state(run: Run) -> dict[str, Any]:
     """What a checkpoint remembers besides tensors; `sample` is the whole state of the data."""
     return {
         "step": run.step,
-        "sample": run.step * run.config.batch,
+        "sample": samples_before(run.step, run.config),
         "fingerprint": run.fingerprint,
         "shards": {"documents": run.shards.documents, "tokens": run.shards.tokens, "vocab_size": run.shards.vocab_size},
         "threads": torch.get_num_threads(),
@@ -130,7 +111,7 @@ def _loss(run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 def run_step(run: Run) -> dict[str, Any]:
     """One update; its line of the log. TrainError for a loss or gradient that is not finite, parameters then untouched."""
     config, started = run.config, time.perf_counter()
-    batch = run.stream.batch(run.step * config.batch, config.batch)
+    batch = run.stream.batch(samples_before(run.step, config), config.batch)
     lr = learning_rate(run.step, config)
     loss, balance, load_LE = _loss(run, batch)
     run.optimizer.zero_grad(set_to_none=True)
@@ -182,7 +163,7 @@ def train(config: TrainConfig, root: Path, stop: int | None = None, say: Say = p
     finished = folder / "summary.json"
     summary: dict[str, Any] = json.loads(finished.read_text("utf-8")) if finished.exists() else {}
     if summary.get("fingerprint") != fingerprint(config):
-        open_shards(config, root)  # before the folder is made, so that a mistake leaves none behind
+        open_data(config, root)  # before the folder is made, so that a mistake leaves none behind
         with _lock(folder):
             run = open_run(config, root)
             _say_plan(run, say)
@@ -238,8 +219,9 @@ def _write_config(run: Run) -> None:
     fields = {f.name: getattr(run.config, f.name) for f in dataclasses.fields(run.config)}
     fields["model"] = dataclasses.asdict(run.config.model)
     fields["layout"] = dataclasses.asdict(run.config.layout)
-    fields["data"] = str(run.shards.folder)
+    fields["data"] = run.shards.folder
     checkpoint.write_text(run.folder / "config.json", json.dumps(fields, indent=1, sort_keys=True))
+    checkpoint.write_text(run.folder / "order.json", json.dumps(order_plan(run.config, run.shards), indent=1))
 
 
 @contextlib.contextmanager
@@ -295,11 +277,11 @@ def _short(line: dict[str, Any], steps: int) -> str:
 def _say_plan(run: Run, say: Say) -> None:
     c, shards = run.config, run.shards
     total, active = count_parameters(run.model)
-    epochs = c.steps * c.batch * c.seq_len / run.stream.tokens
+    epochs = ", ".join(f"{n:.2f} epochs of {name}" for name, n in run.stream.epochs(samples_before(c.steps, c)).items())
     held = 0 if run.validation is None else run.validation.tokens
     say(f"run         {run.folder}")
     say(f"data        {shards.documents:,} documents, {shards.tokens:,} tokens, {held:,} of them held out; {shards.folder}")
     say(f"vocabulary  {shards.vocab_size:,} ids, padded to {c.model.vocab_size:,}; unigram entropy {run.entropy:.4f} nats")
     say(f"model       {total:,} parameters, {active:,} active per token")
-    say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs:.2f} epochs")
+    say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs}")
     say(f"start       step {run.step}, {torch.get_num_threads()} threads{run.note}")
