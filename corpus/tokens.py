@@ -9,7 +9,8 @@ The border between the corpus and train/: imports neither torch nor ray. A finis
 
 .idx, little-endian: magic, version u64, type code u8, sequences u64, documents + 1 u64, int32 lengths, int64 byte pointers
 into .bin, int64 document bounds. Type codes are Megatron's (6 and 7 are swapped against fairseq's; there is no u32), and so
-is the choice between them: uint16 below 65,500 ids, else int32.
+is the choice between them: uint16 below 65,500 ids, else int32. The .bin/.idx pairs of other tools
+are read as well: a folder of them, or the prefix of one; the vocabulary is then for the caller to say.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import contextlib
 import functools
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from corpus.errors import CorruptFile, InputError
 from corpus.shards import as_path, atomic, is_local, read_json, write_json
@@ -134,9 +137,13 @@ class TokenFile:
         if len(raw) < _HEADER.size + 12 * sequences + 8 * bounds:
             raise _bad(path, f"has {len(raw)} bytes, too few for {sequences} sequences and {bounds} document bounds")
         self.dtype = np.dtype(_CODES[code])
+        if self.dtype.kind == "f":
+            raise InputError(f"{path} says its ids are of type {self.dtype}, whole numbers expected")
         self.lengths = np.frombuffer(raw, "<i4", sequences, _HEADER.size)
         pointers = np.frombuffer(raw, "<i8", sequences, _HEADER.size + 4 * sequences)
         self.starts = pointers // self.dtype.itemsize
+        if sequences and min(int(self.lengths.min()), int(self.starts.min())) < 0:
+            raise _bad(path, "has negative lengths or positions")
         if sequences and int((self.starts + self.lengths).max()) * self.dtype.itemsize > size:
             raise _bad(self.bin, f"has {size} bytes, fewer than its index points at")
 
@@ -150,48 +157,104 @@ class TokenFile:
 
 
 def _bad(path: Path, seen: str) -> CorruptFile:
-    return CorruptFile(f"{path} {seen}. Delete its step's folder, or run it again.", path=str(path), file=path.name)
+    return CorruptFile(
+        f"{path} {seen}. Write it again: a step of ours by deleting its folder and running it.", path=str(path), file=path.name
+    )
 
 
 class TokenShards:
     """Every document of a finished encode_tokens step, in order of shard name. `folder` is the step's folder.
 
+    Or of .bin/.idx pairs that another tool wrote: `folder` has them, itself or in tokens/, or is the path of one pair without
+    .bin; `vocab_size` is then required (InputError). A sequence there counts as a document, as in Megatron's GPTDataset.
+
     documents, tokens: totals. dtype: of the ids. lengths: int64 [documents]. special: name -> id ("eos", "bos",
-    "fim_begin", "fim_hole", "fim_end"; those the tokenizer has). Lengths are in memory, 12 bytes a document; ids are mapped.
+    "fim_begin", "fim_hole", "fim_end"; those the tokenizer has). ours: whether encode_tokens wrote them. Lengths are in
+    memory, 12 bytes a document; ids are mapped.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, vocab_size: int | None = None) -> None:
         self.folder = as_path(folder)
         meta = read_json(self.folder / "tokens.json")
-        if meta is None:
-            raise InputError(f"{self.folder} has no tokens.json; the folder of a finished encode_tokens step expected")
-        self.vocab_size: int = meta["vocab_size"]
-        self.dtype: np.dtype[Any] = np.dtype(meta["dtype"])
-        self.special: dict[str, int] = meta["special"]
+        self.ours = meta is not None
         self.tokenizer_path = self.folder / "tokenizer.json"
-        self.names = sorted(p.name[: -len(".idx")] for p in (self.folder / "tokens").glob("*.idx"))
-        self.files = [TokenFile(self.folder / "tokens" / name) for name in self.names]
+        prefixes = self._prefixes()
+        if meta is None:
+            meta = {"vocab_size": vocab_size, "special": {}}
+            if not prefixes:
+                raise InputError(
+                    f"{self.folder} has no tokens.json; the folder of a finished encode_tokens step expected, or a folder or "
+                    "path prefix of Megatron's .bin/.idx files, of which there are none either"
+                )
+            if vocab_size is None:
+                raise InputError(
+                    f"{self.folder} has .bin/.idx files and no tokens.json, so nothing says how many ids its tokenizer has; "
+                    "set model.vocab_size"
+                )
+        self.vocab_size: int = meta["vocab_size"]
+        self.special: dict[str, int] = meta["special"]
+        self.names = [prefix.name for prefix in prefixes]
+        self.files = [TokenFile(prefix) for prefix in prefixes]
+        kinds = [meta["dtype"]] if "dtype" in meta else [f.dtype for f in self.files]
+        self.dtype: np.dtype[Any] = np.result_type(*kinds)
         self.lengths = np.concatenate([np.zeros(0, np.int64), *(f.lengths for f in self.files)]).astype(np.int64)
         self.documents = len(self.lengths)
         self.tokens = int(self.lengths.sum())
         self._ends = np.cumsum([len(f.lengths) for f in self.files], dtype=np.int64)
         self._data = functools.lru_cache(maxsize=_OPEN_FILES)(self._map)
 
+    def _prefixes(self) -> list[Path]:
+        """Paths of the pairs without their .idx, in order of name."""
+        if not self.ours and self.folder.name and self.folder.with_name(self.folder.name + ".idx").exists():
+            return [self.folder]
+        for place in (self.folder / "tokens",) if self.ours else (self.folder, self.folder / "tokens"):
+            if names := sorted(path.name[: -len(".idx")] for path in place.glob("*.idx")):
+                return [place / name for name in names]
+        return []
+
     def _map(self, shard: int) -> np.ndarray:
         return self.files[shard].data()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenShards, (self.folder,)
+        return TokenShards, (self.folder, self.vocab_size)
 
     def document(self, i: int) -> np.ndarray:
         """Ids of document i (0 <= i < documents), a read-only view."""
+        shard, start, count = self._place(i)
+        return self._data(shard)[start : start + count]
+
+    def _place(self, i: int) -> tuple[int, int, int]:
         if not 0 <= i < self.documents:
             raise IndexError(f"document {i} of {self.documents}")
         shard = int(self._ends.searchsorted(i, side="right"))
         file = self.files[shard]
         row = i - (int(self._ends[shard - 1]) if shard else 0)
-        start = int(file.starts[row])
-        return self._data(shard)[start : start + int(file.lengths[row])]
+        return shard, int(file.starts[row]), int(file.lengths[row])
+
+    def place(self, i: int) -> tuple[str, int, int]:
+        """(shard, first id in it, count) of document i: how the document map names it."""
+        shard, start, count = self._place(i)
+        return self.names[shard], start, count
+
+    def number(self, shard: str, first: int) -> int:
+        """The document with ids that begins at position `first` of a shard; the inverse of place."""
+        index = self.names.index(shard)
+        rows = np.flatnonzero((self.files[index].starts == first) & (self.files[index].lengths > 0))
+        return int(rows[0]) + (int(self._ends[index - 1]) if index else 0)
+
+    def document_ids(self, numbers: Iterable[int]) -> dict[int, str]:
+        """The id, as in the corpus, of each of some documents that have tokens; none for those no document map names."""
+        where = {self.place(i)[:2]: i for i in numbers}
+        if not where or not (self.folder / "documents.parquet").exists():
+            return {}
+        first = pa.array([place[1] for place in where], pa.int64())
+        rows = pq.read_table(
+            self.folder / "documents.parquet",
+            columns=["id", "shard", "first"],
+            filters=pc.field("first").isin(first) & (pc.field("count") > 0),
+        )
+        named = {(row["shard"], row["first"]): row["id"] for row in rows.to_pylist()}
+        return {i: named[place] for place, i in where.items() if place in named}
 
     def ids(self, shard: str, first: int, count: int) -> np.ndarray:
         """`count` ids from position `first` of a shard: what a row of the document map names."""

@@ -24,7 +24,7 @@ ALLOWED = {
     "kernels": set(),
     "train": {"corpus", "kernels"},
 }
-BORDER = {"corpus.tokens", "corpus.tokenizer", "corpus.step", "corpus.errors", "corpus.shards", "corpus.__main__"}
+BORDER = {f"corpus.{name}" for name in ("tokens", "tokenizer", "step", "errors", "shards", "order", "blend", "__main__")}
 FILE_WALL, FUNCTION_WALL = 500, 80
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,20 @@ from typing import Any
 import xxhash
 
 from corpus.errors import ConfigError
-from corpus.step import Step, canonical, override
+from corpus.step import Step, canonical, override, walk
 from corpus.step import read_value as read_field  # the type-checked reader of --set texts
 
-__all__ = ["REVISION", "Layout", "ModelConfig", "TrainConfig", "apply_settings", "check_layout", "fingerprint", "run_folder"]
+__all__ = [
+    "REVISION",
+    "Layout",
+    "ModelConfig",
+    "Source",
+    "TrainConfig",
+    "apply_settings",
+    "check_layout",
+    "fingerprint",
+    "run_folder",
+]
 
 REVISION = 1  # raise when the same config would train to other parameters
 
@@ -26,6 +38,7 @@ REVISION = 1  # raise when the same config would train to other parameters
 _NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "checkpoints_kept", "init", "layout", "recompute", "deterministic")
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+$")
 _ALPHAS = ("aux_loss_alpha", "device_loss_alpha", "comm_loss_alpha", "z_loss_alpha")
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "rope_mscale", "rope_mscale_all_dim", *_ALPHAS)
 _CHOICES = {"scoring_func": ("softmax", "sigmoid"), "group_score": ("max", "top2"), "balance_over": ("sequence", "document")}
@@ -137,12 +150,25 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """One of several corpora that a run reads. Samples are drawn from them in proportion to their weights."""
+
+    name: str  # in what is printed; the order of its documents hangs on it, not on what other sources there are
+    data: Step | str  # as TrainConfig.data
+    weight: float  # any positive numbers; they need not sum to 1
+
+    def __post_init__(self) -> None:
+        _require(0 < self.weight < math.inf, f"data.{self.name}.weight", self.weight, "a finite number above 0")
+        _require(bool(_NAME.match(self.name)), "name of a source", repr(self.name), "letters, digits, - and _")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run. Optimizer defaults are Coder-V2's (section 3.2): AdamW, cosine to a tenth."""
 
     name: str  # of the run's folder, with the fingerprint
     model: ModelConfig
-    data: Step | str  # a step that wrote token shards, or the folder they are in
+    data: Step | str | tuple[Source, ...]  # a step that wrote token shards, a folder or prefix of .bin/.idx files, or a blend
     steps: int
     batch: int  # sequences per step
     seq_len: int  # tokens per sequence
@@ -161,6 +187,8 @@ class TrainConfig:
     deterministic: bool = True  # False: faster attention on CUDA, and two runs differ in their last bits
     recompute: bool = False  # True: keep only each layer's input for the backward pass and compute the rest again
     document_mask: bool = False  # True: attention does not cross documents, nor does a label
+    order: str = "keyed"  # "megatron": that of megatron-core's GPTDataset; another number of steps is then another order
+    fim_rate: float = 0.0  # share of the documents transformed as they are read; 0 where encode_tokens has done it
     validation: float = 0.01  # share of the tokens held out, whole documents
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
@@ -178,8 +206,25 @@ class TrainConfig:
         _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below steps={self.steps}")
         _require(self.dtype in ("float32", "bfloat16", "float64"), "dtype", self.dtype, "float32, bfloat16 or float64")
+        self._check_data()
         if self.init is not None:
             object.__setattr__(self, "init_seen", _seen(Path(self.init)))
+
+    def _check_data(self) -> None:
+        _require(self.order in ("keyed", "megatron"), "order", self.order, "keyed or megatron")
+        _require(0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
+        if self.order == "megatron":
+            alone = "is the order of one GPTDataset: one source"
+            _require(not isinstance(self.data, tuple), "order", self.order, f"{alone}; order=keyed for a blend")
+            _require(
+                self.fim_rate == 0, "fim_rate", self.fim_rate, "0 with order=megatron; order=keyed, or FIM in encode_tokens"
+            )
+            _require(self.seed < 1 << 32, "seed", self.seed, "below 2^32 with order=megatron")
+        if isinstance(self.data, tuple):
+            names = [source.name for source in self.data]
+            _require(
+                0 < len(set(names)) == len(names), "data", ", ".join(names), "sources with names of their own, one or more"
+            )
 
 
 def _seen(folder: Path) -> tuple[str, ...]:
@@ -230,10 +275,14 @@ def run_folder(config: TrainConfig, root: Path) -> Path:
 
 
 def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig:
-    """`config` with FIELD, model.FIELD, layout.FIELD or STEP.FIELD (a step behind `data`) set from text, type-checked."""
+    """`config` with FIELD, model.FIELD, layout.FIELD, data.SOURCE.weight or STEP.FIELD set from text, type-checked.
+
+    STEP is one behind `data`: in every source that has it.
+    """
     own: dict[str, Any] = {}
     model: dict[str, Any] = {}
     layout: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     corpus: dict[str, str] = {}
     for key, text in settings.items():
         prefix, _, field = key.rpartition(".")
@@ -243,12 +292,14 @@ def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig
             model[field] = _parse(ModelConfig, key, field, text)
         elif prefix == "layout":
             layout[field] = _parse(Layout, key, field, text)
+        elif prefix.startswith("data."):
+            weights[prefix.removeprefix("data.")] = _parse(Source, key, field, text)
         else:
             corpus[key] = text
+    if weights:
+        own["data"] = _reweighted(config.data, weights)
     if corpus:
-        if not isinstance(config.data, Step):
-            raise ConfigError(f"--set {next(iter(corpus))}: data is a folder here, not a step, so no step can be set")
-        own["data"] = override(config.data, corpus)
+        own["data"] = _overridden(own.get("data", config.data), corpus)
     if model:
         own["model"] = dataclasses.replace(config.model, **model)
     if layout:
@@ -256,9 +307,36 @@ def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig
     return dataclasses.replace(config, **own)
 
 
+def _reweighted(data: Step | str | tuple[Source, ...], weights: dict[str, float]) -> tuple[Source, ...]:
+    sources = data if isinstance(data, tuple) else ()
+    if missing := sorted(set(weights) - {source.name for source in sources}):
+        have = ", ".join(source.name for source in sources) or "none, data is not a blend"
+        raise ConfigError(f"--set data.{missing[0]}.weight: no such source; there are: {have}")
+    return tuple(dataclasses.replace(s, weight=weights.get(s.name, s.weight)) for s in sources)
+
+
+def _overridden(data: Step | str | tuple[Source, ...], settings: dict[str, str]) -> Any:
+    """`data` with settings of the form STEP.FIELD in all its steps of that name."""
+    if isinstance(data, Step):
+        return override(data, settings)
+    sources = data if isinstance(data, tuple) else ()
+    known = {s.name: {step.name for step in walk(s.data)} for s in sources if isinstance(s.data, Step)}
+    if unknown := [key for key in settings if not any(key.partition(".")[0] in steps for steps in known.values())]:
+        what = "no source has a step of that name" if sources else "data is a folder here, not a step, so no step can be set"
+        raise ConfigError(f"--set {unknown[0]}: {what}")
+    return tuple(
+        dataclasses.replace(s, data=override(s.data, theirs)) if theirs else s
+        for s in sources
+        for theirs in [{key: text for key, text in settings.items() if key.partition(".")[0] in known.get(s.name, ())}]
+    )
+
+
+_NOT_SET = {TrainConfig: ("model", "layout", "init_seen"), Source: ("name", "data")}  # in the recipe only
+
+
 def _parse(kind: type, key: str, field: str, text: str) -> Any:
     types = typing.get_type_hints(kind)
-    known = [name for name in types if name not in ("model", "layout", "init_seen")]
+    known = [name for name in types if name not in _NOT_SET.get(kind, ())]
     if field not in known:
         raise ConfigError(f"--set {key}: no such field; there are: {', '.join(known)}")
     return read_field(types[field], text, f"--set {key}={text}")

@@ -1,6 +1,7 @@
 """A training run: plan, resume, steps, validation, summary.
 
 RUN/config.json    what is trained, to read
+RUN/order.json     which step reads what, for `corpus explain`
 RUN/train.jsonl    one line per step; after a resume exactly the lines an undisturbed run would have (timings apart)
 RUN/checkpoints/   see checkpoint.py
 RUN/summary.json   written last, when all steps are done
@@ -19,26 +20,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
-from corpus.step import Step
-from corpus.tokens import TokenShards
 from train import checkpoint
 from train.checkpoint import Checkpoints
 from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
-from train.data import Stream, exempt, held_out, unigram_entropy
+from train.data import Stream, exempt
 from train.hf import export_model, import_model
 from train.loss import IGNORED
 from train.microbatches import Sums, run_microbatches
 from train.model import Model, count_parameters, make_model
 from train.optim import Optimizer
 from train.parallel import ALONE, Ranks, total
-from train.schedule import learning_rate
+from train.schedule import learning_rate, samples_before
+from train.sources import Data, open_data, order_plan, streams, unigram_entropy
 
-__all__ = ["Run", "export", "open_run", "open_shards", "run_step", "train", "validate"]
+__all__ = ["Run", "export", "open_run", "run_step", "train", "validate"]
 
 Say = Callable[[str], None]
 
@@ -50,7 +49,7 @@ class Run:
     config: TrainConfig  # vocab_size filled in
     folder: Path
     ranks: Ranks
-    shards: TokenShards
+    shards: Data
     model: Model
     optimizer: Optimizer
     checkpoints: Checkpoints
@@ -62,23 +61,9 @@ class Run:
     note: str = ""
 
 
-def open_shards(config: TrainConfig, root: Path) -> TokenShards:
-    """The token shards `data` names; an error says what is missing and what to run."""
-    folder = root / config.data.folder if isinstance(config.data, Step) else Path(config.data)
-    if isinstance(config.data, Step) and not (folder / "step.json").exists():
-        raise InputError(
-            f"no token shards at {folder}: step {config.data.name} of the corpus is not finished. Build it first with "
-            f"`python -m corpus run` on the same recipe, --root {root} and --set."
-        )
-    shards = TokenShards(folder)
-    if shards.tokens == 0:
-        raise InputError(f"{folder} has {shards.documents} documents and no tokens; nothing to train on")
-    return shards
-
-
 def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     """Shards, model and optimizer, at the newest checkpoint where there is one."""
-    shards = open_shards(config, root)
+    shards = open_data(config, root)
     size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
     if size < shards.vocab_size:
         raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
@@ -91,11 +76,7 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
         import_model(Path(config.init), model)  # before the masters are taken from it
     optimizer = Optimizer(model, config, ranks)
     checkpoints = Checkpoints(folder / "checkpoints", ranks, model, optimizer, config.checkpoints_kept)
-    out = held_out(shards.lengths, config.validation)
-    kept = np.setdiff1d(np.arange(shards.documents), out)
-    enough = int(shards.lengths[out].sum()) > config.seq_len  # a sample or more
-    validation = Stream(shards, out, 0, config.seq_len) if enough else None
-    stream = Stream(shards, kept if enough else np.arange(shards.documents), config.seed, config.seq_len)
+    stream, validation = streams(config, shards)
     entropy = unigram_entropy(shards)
     run = Run(config, folder, ranks, shards, model, optimizer, checkpoints, stream, validation, entropy, mark)
     _resume(run)
@@ -140,7 +121,7 @@ def _state(run: Run) -> dict[str, Any]:
     """What a checkpoint remembers besides tensors; `sample` is the whole state of the data."""
     return {
         "step": run.step,
-        "sample": run.step * run.config.batch,
+        "sample": samples_before(run.step, run.config),
         "fingerprint": run.fingerprint,
         "shards": {"documents": run.shards.documents, "tokens": run.shards.tokens, "vocab_size": run.shards.vocab_size},
         "threads": torch.get_num_threads(),
@@ -182,7 +163,7 @@ def run_step(run: Run) -> dict[str, Any]:
     config, ranks, started = run.config, run.ranks, time.perf_counter()
     lr = learning_rate(run.step, config)
     run.optimizer.zero_grad()
-    sums, nats, labels = _pass(run, run.stream, run.step * config.batch, config.batch)
+    sums, nats, labels = _pass(run, run.stream, samples_before(run.step, config), config.batch)
     run.optimizer.reduce()
     norm = run.optimizer.clip(config.clip)
     loss = nats / max(1, labels)
@@ -248,7 +229,7 @@ def train(
     finished = folder / "summary.json"
     summary: dict[str, Any] = json.loads(finished.read_text("utf-8")) if finished.exists() else {}
     if summary.get("fingerprint") != fingerprint(config):
-        open_shards(config, root)  # before the folder is made, so that a mistake leaves none behind
+        open_data(config, root)  # before the folder is made, so that a mistake leaves none behind
         with _lock(folder) if ranks.rank == 0 else contextlib.nullcontext():
             ranks.barrier()  # the folder is there, and this run's
             run = open_run(config, root, ranks)
@@ -312,11 +293,12 @@ def _fields(run: Run) -> dict[str, Any]:
     fields = {f.name: getattr(run.config, f.name) for f in dataclasses.fields(run.config)}
     fields["model"] = dataclasses.asdict(run.config.model)
     fields["layout"] = dataclasses.asdict(run.config.layout)
-    return fields | {"data": str(run.shards.folder)}
+    return fields | {"data": run.shards.folder}
 
 
 def _write_config(run: Run) -> None:
     checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
+    checkpoint.write_text(run.folder / "order.json", json.dumps(order_plan(run.config, run.shards), indent=1))
 
 
 def _silent(text: str) -> None:
@@ -376,12 +358,12 @@ def _short(line: dict[str, Any], steps: int) -> str:
 def _say_plan(run: Run, say: Say) -> None:
     c, shards = run.config, run.shards
     held_here, active = count_parameters(run.model)
-    epochs = c.steps * c.batch * c.seq_len / run.stream.tokens
+    epochs = ", ".join(f"{n:.2f} epochs of {name}" for name, n in run.stream.epochs(samples_before(c.steps, c)).items())
     held = 0 if run.validation is None else run.validation.tokens
     say(f"run         {run.folder}")
     say(f"data        {shards.documents:,} documents, {shards.tokens:,} tokens, {held:,} of them held out; {shards.folder}")
     say(f"vocabulary  {shards.vocab_size:,} ids, padded to {c.model.vocab_size:,}; unigram entropy {run.entropy:.4f} nats")
     whole = "" if c.layout.ranks == 1 else f"; held by the first of {c.layout.ranks} ranks"
     say(f"model       {held_here:,} parameters, {active:,} active per token{whole}")
-    say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs:.2f} epochs")
+    say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs}")
     say(f"start       step {run.step}, {torch.get_num_threads()} threads{run.note}")

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone, so that a resumed run needs no scheduler state."""
+"""Learning rate and place in the data as functions of the step alone, so that a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from train.config import TrainConfig
 
-__all__ = ["learning_rate"]
+__all__ = ["learning_rate", "samples_before"]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -17,3 +17,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     progress = min(1.0, (step - config.warmup) / span)
     low = config.lr * config.min_lr_ratio
     return low + (config.lr - low) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def samples_before(step: int, config: TrainConfig) -> int:
+    """Samples read by the `step` steps before step number `step` (0, 1, …): where in the data it begins."""
+    return step * config.batch
