@@ -35,7 +35,16 @@ __all__ = [
 REVISION = 1  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
-_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "checkpoints_kept", "init", "layout", "recompute", "deterministic")
+_NOT_IN_FINGERPRINT = (
+    "out",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "init",
+    "layout",
+    "recompute",
+    "deterministic",
+    "tensorboard",
+)
 
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+$")
@@ -193,6 +202,9 @@ class TrainConfig:
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
     checkpoints_kept: int = 2
+    spike: float | None = None  # nats above the mean loss of up to 64 steps that make a step bad; NaN and infinity always do
+    on_spike: str = "stop"  # "skip": leave a bad step out; "roll_back": and all steps since the newest checkpoint
+    tensorboard: bool = False  # True: also write RUN/tensorboard
     out: str | None = None  # None: ROOT/train/NAME-FINGERPRINT
     init_seen: tuple[str, ...] = dataclasses.field(init=False, default=())  # of `init`, what the fingerprint sees
 
@@ -205,6 +217,9 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below steps={self.steps}")
+        _require(self.spike is None or self.spike > 0, "spike", self.spike, "more than 0, or none")
+        choices = ("stop", "skip", "roll_back")
+        _require(self.on_spike in choices, "on_spike", self.on_spike, ", ".join(choices))
         _require(self.dtype in ("float32", "bfloat16", "float64"), "dtype", self.dtype, "float32, bfloat16 or float64")
         self._check_data()
         if self.init is not None:
