@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
+from corpus.shards import write_json
 from train import checkpoint
 from train.config import TrainConfig, fingerprint, run_folder
 from train.data import Batch, Stream
@@ -221,7 +222,7 @@ def _write_config(run: Run) -> None:
     fields["layout"] = dataclasses.asdict(run.config.layout)
     fields["data"] = run.shards.folder
     checkpoint.write_text(run.folder / "config.json", json.dumps(fields, indent=1, sort_keys=True))
-    checkpoint.write_text(run.folder / "order.json", json.dumps(order_plan(run.config, run.shards), indent=1))
+    write_json(run.folder / "order.json", order_plan(run.config, run.shards))
 
 
 @contextlib.contextmanager
