@@ -27,6 +27,8 @@ __all__ = [
     "MegatronOrder",
     "Order",
     "Part",
+    "fim_origins",
+    "fim_ranges",
     "held_out",
     "mix64",
     "order_of",
@@ -268,12 +270,22 @@ def places(
 def fim_ranges(ranges: Sequence[tuple[int, int]], content: int, a: int, b: int) -> list[tuple[int, int]]:
     """Where ids in (first, stop) are once the document is  begin [0, a) hole [b, content) end [a, b) rest."""
     moved = []
-    pieces = ((0, a, 1), (b, content, 2 + a - b), (a, b, 3 + content - b), (content, content + 1, FIM_SENTINELS))
     for first, stop in ranges:
-        for begin, end, shift in pieces:
+        for begin, end, shift in _moves(content, a, b):
             if max(first, begin) < min(stop, end):
                 moved.append((max(first, begin) + shift, min(stop, end) + shift))
     return moved
+
+
+def fim_origins(first: int, stop: int, content: int, a: int, b: int) -> list[tuple[int, int]]:
+    """The inverse: which (first, stop) of the document, in order of reading, ids [first, stop) of the transformed one are."""
+    shifted = ((max(first - shift, begin), min(stop - shift, end)) for begin, end, shift in _moves(content, a, b))
+    return [(x, y) for x, y in shifted if x < y]
+
+
+def _moves(content: int, a: int, b: int) -> tuple[tuple[int, int, int], ...]:
+    """(begin, end, shift) of the pieces of a transformed document, in its order; an end of text at most comes after content."""
+    return (0, a, 1), (b, content, 2 + a - b), (a, b, 3 + content - b), (content, content + 1, FIM_SENTINELS)
 
 
 def order_of(plan: dict[str, Any], source: dict[str, Any], lengths: np.ndarray) -> tuple[Order | MegatronOrder, np.ndarray]:

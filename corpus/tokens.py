@@ -236,11 +236,17 @@ class TokenShards:
         shard, start, count = self._place(i)
         return self.names[shard], start, count
 
-    def number(self, shard: str, first: int) -> int:
-        """The document with ids that begins at position `first` of a shard; the inverse of place."""
+    def number(self, shard: str, position: int) -> int:
+        """The document whose ids include the one at `position` of a shard."""
         index = self.names.index(shard)
-        rows = np.flatnonzero((self.files[index].starts == first) & (self.files[index].lengths > 0))
-        return int(rows[0]) + (int(self._ends[index - 1]) if index else 0)
+        starts = self.files[index].starts
+        row = int(np.flatnonzero((starts <= position) & (position < starts + self.files[index].lengths))[0])
+        return row + (int(self._ends[index - 1]) if index else 0)
+
+    def fim_documents(self) -> int:
+        """How many documents encode_tokens transformed, as far as there is a document map."""
+        path = self.folder / "documents.parquet"
+        return int(pc.sum(pq.read_table(path, columns=["fim"]).column(0)).as_py() or 0) if path.exists() else 0
 
     def document_ids(self, numbers: Iterable[int]) -> dict[int, str]:
         """The id, as in the corpus, of each of some documents that have tokens; none for those no document map names."""

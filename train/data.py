@@ -23,7 +23,7 @@ from torch import Tensor
 
 from corpus.blend import Blend
 from corpus.errors import InputError
-from corpus.order import MegatronOrder, Order, Part, mix64, parts
+from corpus.order import MegatronOrder, Order, Part, fim_origins, mix64, parts
 from corpus.tokens import TokenShards
 
 __all__ = ["SENTINELS", "Batch", "Reader", "Stream", "check_ids", "exempt", "fim_slice"]
@@ -61,20 +61,29 @@ class Reader:
         """Ids of a part, transformed where the order says so. InputError for one outside the vocabulary."""
         document = self.shards.document(part.document)
         if part.fim:
-            special = self.shards.special
-            if document[0] == special["fim_begin"]:
-                raise InputError(
-                    f"{self.shards.folder}: document {part.document} is transformed for FIM already; set fim_rate=0, or encode "
-                    "with encode_tokens.fim_rate=0"
-                )
-            content = len(document) - int(document[-1] == special.get("eos"))
-            a, b = self.order.cuts(part.document, part.epoch, content)
-            marks = np.array([special[name] for name in SENTINELS], np.int64)
-            ids = fim_slice(document, content, a, b, marks, part.first, part.count)
+            marks = np.array([self.shards.special[name] for name in SENTINELS], np.int64)
+            ids = fim_slice(document, *self._cut(part, document), marks, part.first, part.count)
         else:
             ids = document[part.first : part.first + part.count]
         check_ids(ids, self.shards, f"document {part.document}")
         return ids
+
+    def origins(self, part: Part) -> list[tuple[int, int]]:
+        """(first, stop) of the document's ids, as they are in the shards, that a part shows, in order of reading."""
+        if part.fim:
+            cut = self._cut(part, self.shards.document(part.document))
+            return fim_origins(part.first, part.first + part.count, *cut)
+        return [(part.first, part.first + part.count)]
+
+    def _cut(self, part: Part, document: np.ndarray) -> tuple[int, int, int]:
+        """(ids before the end of text, begin of the middle, its end) of a document that is to be transformed."""
+        if document[0] == self.shards.special["fim_begin"]:
+            raise InputError(
+                f"{self.shards.folder}: document {part.document} is transformed for FIM already; set fim_rate=0, or encode "
+                "with encode_tokens.fim_rate=0"
+            )
+        content = len(document) - int(document[-1] == self.shards.special.get("eos"))
+        return content, *self.order.cuts(part.document, part.epoch, content)
 
 
 def fim_slice(ids: np.ndarray, content: int, a: int, b: int, marks: np.ndarray, first: int, count: int) -> np.ndarray:

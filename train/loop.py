@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
+from corpus.shards import write_json
 from train import checkpoint, watch
 from train.checkpoint import Checkpoints
 from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
@@ -239,7 +240,7 @@ def _fields(run: Run) -> dict[str, Any]:
 
 def _write_config(run: Run) -> None:
     checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
-    checkpoint.write_text(run.folder / "order.json", json.dumps(order_plan(run.config, run.shards), indent=1))
+    write_json(run.folder / "order.json", order_plan(run.config, run.shards))
 
 
 def _silent(text: str) -> None:

@@ -104,6 +104,11 @@ def _check_fim(shards: TokenShards) -> None:
             f"fim_rate: the tokenizer of {shards.folder} has no {', '.join(missing)} token "
             f"(it has {', '.join(shards.special) or 'none that tokens.json names'}); set fim_rate=0"
         )
+    if changed := shards.fim_documents():
+        raise ConfigError(
+            f"fim_rate: {changed:,} of {shards.documents:,} documents of {shards.folder} are transformed for FIM already; set "
+            "fim_rate=0, or encode with encode_tokens.fim_rate=0"
+        )
 
 
 def order_plan(config: TrainConfig, data: Data) -> dict[str, Any]:
