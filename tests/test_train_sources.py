@@ -216,6 +216,7 @@ def test_foreign_files_need_a_vocabulary_and_keep_to_it(tmp_path: Path) -> None:
         (34, struct.pack("<i", -1), CorruptFile, "negative lengths"),
         (34, struct.pack("<i", 1000), CorruptFile, r"x\.bin has 80 bytes, fewer than its index points at"),
         (18, struct.pack("<Q", 999), CorruptFile, "too few for 999 sequences"),
+        (54, struct.pack("<q", 2), CorruptFile, r"document bounds that end with \[2\], \[1\] expected"),
     ],
 )
 def test_a_wrong_index_is_named(tmp_path: Path, at: int, raw: bytes, error: type[Exception], says: str) -> None:
