@@ -79,7 +79,8 @@ def _steps(samples: np.ndarray, batches: list[list[int]]) -> np.ndarray:
     begins, sizes = np.array(batches, np.int64).T
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(begins) * sizes[:-1])])
     stretch = before.searchsorted(samples, side="right") - 1
-    return begins[stretch] + (samples - before[stretch]) // sizes[stretch] + 1
+    steps: np.ndarray = begins[stretch] + (samples - before[stretch]) // sizes[stretch] + 1
+    return steps
 
 
 def _where(order: Order | MegatronOrder, samples: np.ndarray, number: int) -> str:
@@ -88,7 +89,7 @@ def _where(order: Order | MegatronOrder, samples: np.ndarray, number: int) -> st
     for epoch, start in zip(*(x.tolist() for x in order.starts(samples))):
         for part in parts(order, epoch, start):
             if part.document == number:
-                spans.add((part.first, part.first + part.count))
+                spans.add((part.first, part.stop))
                 fim |= part.fim
     said = ", ".join(f"{a}-{b}" for a, b in sorted(spans))
     return f"its tokens {said}" + (" after FIM" if fim else "")

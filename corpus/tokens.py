@@ -136,6 +136,9 @@ class TokenFile:
             raise _bad(path, f"starts with {magic!r} version {version} type {code}, {_MAGIC!r} version 1 type 1-8 expected")
         if len(raw) < _HEADER.size + 12 * sequences + 8 * bounds:
             raise _bad(path, f"has {len(raw)} bytes, too few for {sequences} sequences and {bounds} document bounds")
+        last = np.frombuffer(raw, "<i8", bounds, _HEADER.size + 12 * sequences)[-1:].tolist()
+        if last != [sequences]:
+            raise _bad(path, f"has document bounds that end with {last}, [{sequences}] expected")
         self.dtype = np.dtype(_CODES[code])
         if self.dtype.kind == "f":
             raise InputError(f"{path} says its ids are of type {self.dtype}, whole numbers expected")

@@ -161,10 +161,10 @@ def test_shards_made_anew_are_not_taken_for_those_trained_on(tmp_path: Path) -> 
     assert "its order is of other shards, of 40 documents" in line
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_inspect_lists_what_a_step_reads(tmp_path: Path, rate: float) -> None:
+@pytest.mark.parametrize(("rate", "order"), [(0.0, "keyed"), (1.0, "keyed"), (0.0, "megatron")])
+def test_inspect_lists_what_a_step_reads(tmp_path: Path, rate: float, order: str) -> None:
     last = corpus(tmp_path)
-    c = config(last, fim_rate=rate)
+    c = config(last, fim_rate=rate, order=order)
     data = open_data(c, tmp_path)
     ours = data.shards[0]
     names = ours.document_ids(range(ours.documents))

@@ -173,7 +173,7 @@ def test_a_slice_of_a_transformed_document_is_the_slice(ids: list[int], data: st
     a, b = sorted(data.draw(st.tuples(st.integers(0, content), st.integers(0, content))))
     first, count = data.draw(st.integers(0, len(ids) + 3)), data.draw(st.integers(0, len(ids) + 3))
     whole = [90, *ids[:a], 91, *ids[b:content], 92, *ids[a:b], *ids[content:]]
-    sliced = fim_slice(np.array(ids, np.uint16), content, a, b, np.array([90, 91, 92]), first, count)
+    sliced = fim_slice(np.array(ids, np.uint16), content, a, b, np.array([90, 91, 92]), first, first + count)
     assert sliced.dtype == np.int64 and sliced.tolist() == whole[first : first + count]
 
 

@@ -62,9 +62,9 @@ class Reader:
         document = self.shards.document(part.document)
         if part.fim:
             marks = np.array([self.shards.special[name] for name in SENTINELS], np.int64)
-            ids = fim_slice(document, *self._cut(part, document), marks, part.first, part.count)
+            ids = fim_slice(document, *self._cut(part, document), marks, part.first, part.stop)
         else:
-            ids = document[part.first : part.first + part.count]
+            ids = document[part.first : part.stop]
         check_ids(ids, self.shards, f"document {part.document}")
         return ids
 
@@ -72,8 +72,8 @@ class Reader:
         """(first, stop) of the document's ids, as they are in the shards, that a part shows, in order of reading."""
         if part.fim:
             cut = self._cut(part, self.shards.document(part.document))
-            return fim_origins(part.first, part.first + part.count, *cut)
-        return [(part.first, part.first + part.count)]
+            return fim_origins(part.first, part.stop, *cut)
+        return [(part.first, part.stop)]
 
     def _cut(self, part: Part, document: np.ndarray) -> tuple[int, int, int]:
         """(ids before the end of text, begin of the middle, its end) of a document that is to be transformed."""
@@ -86,15 +86,15 @@ class Reader:
         return content, *self.order.cuts(part.document, part.epoch, content)
 
 
-def fim_slice(ids: np.ndarray, content: int, a: int, b: int, marks: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Ids first … first + count - 1 of  begin ids[:a] hole ids[b:content] end ids[a:b] ids[content:] , nothing else read.
+def fim_slice(ids: np.ndarray, content: int, a: int, b: int, marks: np.ndarray, first: int, stop: int) -> np.ndarray:
+    """Ids [first, stop) of  begin ids[:a] hole ids[b:content] end ids[a:b] ids[content:] , nothing else read.
 
     marks: the ids of begin, hole and end.
     """
     pieces = (marks[:1], ids[:a], marks[1:2], ids[b:content], marks[2:], ids[a:b], ids[content:])
     taken, at = [], 0
     for piece in pieces:
-        taken.append(piece[max(0, first - at) : max(0, first + count - at)].astype(np.int64))
+        taken.append(piece[max(0, first - at) : max(0, stop - at)].astype(np.int64))
         at += len(piece)
     return np.concatenate(taken)
 
@@ -141,9 +141,10 @@ class Stream:
             at = 0
             sources[row] = reader.index
             for part in found:
-                tokens[row, at : at + part.count] = reader.read(part)
-                documents[row, at : at + part.count] = reader.base + part.document
-                at += part.count
+                end = at + part.stop - part.first
+                tokens[row, at:end] = reader.read(part)
+                documents[row, at:end] = reader.base + part.document
+                at = end
         return Batch(tokens, documents, sources)
 
 

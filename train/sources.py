@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 
 from corpus.errors import ConfigError, InputError
-from corpus.order import Order, mix64, order_of, permuted
+from corpus.order import Order, order_of
+from corpus.permutation import mix64, permuted
 from corpus.step import Step
 from corpus.tokens import TokenShards
 from train.config import Source, TrainConfig
