@@ -21,7 +21,7 @@ from train.microbatches import Sums, run_microbatches
 from train.model import Model
 from train.optim import Optimizer
 from train.parallel import Ranks, total
-from train.schedule import learning_rate, samples_before
+from train.schedule import batch_of, learning_rate, samples_before
 from train.sources import Data
 
 __all__ = ["Run", "run_step", "validate"]
@@ -103,13 +103,14 @@ def run_step(run: Run) -> dict[str, Any]:
     """
     config, ranks, started = run.config, run.ranks, time.perf_counter()
     step, lr = run.step + 1, learning_rate(run.step, config)
-    tokens = config.batch * config.seq_len
+    batch = batch_of(run.step, config)
+    tokens = batch * config.seq_len
     line: dict[str, Any] = {"step": step, "lr": lr, "tokens": samples_before(step, config) * config.seq_len}
     if any(before < step <= bad for before, bad, _ in run.left_out):
         run.step = step
         return line | {"loss": None, "left_out": "gone back over", "seconds": 0.0}
     run.optimizer.zero_grad()
-    passed = _pass(run, run.stream, samples_before(run.step, config), config.batch)
+    passed = _pass(run, run.stream, samples_before(run.step, config), batch)
     run.optimizer.reduce()
     norm = run.optimizer.clip(config.clip)
     loss = passed.loss
