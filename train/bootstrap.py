@@ -42,7 +42,9 @@ def paired_bootstrap(
         raise ConfigError(f"samples={samples}: 40 or more expected, or 2.5 % at either end is less than one of them")
     w_N = np.ones(len(a_N)) if weight_N is None else np.asarray(weight_N, np.float64)
     if not 0 < len(a_N) == len(b_N) == len(w_N):
-        raise InputError(f"{len(a_N)} and {len(b_N)} scores with {len(w_N)} weights; as many of each, and one or more, expected")
+        raise InputError(
+            f"{len(a_N)} and {len(b_N)} scores with {len(w_N)} weights; as many of each, and one or more, expected"
+        )
     d_N = np.asarray(a_N, np.float64) - np.asarray(b_N, np.float64)
     if not np.isfinite(d_N).all() or not (w_N >= 0).all() or w_N.sum() <= 0:
         raise InputError("scores must be finite and weights 0 or more, not all 0")
