@@ -2,8 +2,9 @@
 
     bits per byte = Σ nats / ln 2 / Σ bytes of UTF-8
 
-Nats depend on how text is cut into tokens, bits per byte do not, so models with different tokenizers can be compared. A document is
-coded as a whole: its tokens and its end, after the id that stands before documents in training, each label counted once.
+Nats depend on how text is cut into tokens, bits per byte do not, so models with different tokenizers can be compared. A
+document is coded as a whole: its tokens and its end, after the id that stands before documents in training, each label counted
+once.
 
 A document longer than the model's window is scored in windows that overlap: each begins `stride` tokens after the one before,
 and only what the one before did not score is counted, so every token but those at the beginning has window - stride tokens

@@ -1,7 +1,7 @@
 """Text from a model: greedy or sampled, many prompts at once, each as if it were alone.
 
-A draw is a function of (key of the prompt, number of the token): it does not hang on what else is generated, in which batches, or
-in which order. Logits do, in their last bits, as in every matrix product; so does a choice between two tokens that tie.
+A draw is a function of (key of the prompt, number of the token): it does not hang on what else is generated, in which batches,
+or in which order. Logits do, in their last bits, as in every matrix product; so does a choice between two tokens that tie.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from corpus.order import mix64
 from train.latent_cache import LatentCache
 from train.subject import Subject
 
-__all__ = ["Generated", "Sampling", "generate"]
+__all__ = ["GREEDY", "Generated", "Sampling", "generate"]
 
 Progress = Callable[[int], None]
 
@@ -34,6 +34,9 @@ class Sampling(NamedTuple):
             raise ConfigError(f"temperature={self.temperature}, top_p={self.top_p}: 0 or more, and above 0 to 1, expected")
 
 
+GREEDY = Sampling()
+
+
 class Generated(NamedTuple):
     text: bytes  # up to the first stop, not included
     tokens: int  # generated, the end and those of the stop included
@@ -47,15 +50,15 @@ def generate(
     *,
     most: int,
     stops: Sequence[bytes] = (),
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     keys: Sequence[int] | None = None,
     batch_tokens: int = 8192,
     progress: Progress = lambda done: None,
 ) -> list[Generated]:
     """What follows each prompt: to the end of text, a stop, or `most` tokens.
 
-    keys: of the draws, one a prompt; None: its number. batch_tokens: of all rows of a batch, their filling included. ConfigError
-    for a prompt without tokens, or one that leaves no room in the model's context.
+    keys: of the draws, one a prompt; None: its number. batch_tokens: of all rows of a batch, their filling included.
+    ConfigError for a prompt without tokens, or one that leaves no room in the model's context.
     """
     sampling.check()
     for i, prompt in enumerate(prompts):

@@ -1,7 +1,7 @@
 """The documents a model is asked about: held out from training, as plain text, with their language and source.
 
-Shards know a document as ids and, in documents.parquet, by its id in the corpus. Text comes from the ids: FIM is undone, the end
-of text left out. Language and source come from the step that encode_tokens read, found through the step records, so that a
+Shards know a document as ids and, in documents.parquet, by its id in the corpus. Text comes from the ids: FIM is undone, the
+end of text left out. Language and source come from the step that encode_tokens read, found through the step records, so that a
 folder of shards is enough; where that step has been deleted to save space they are "unknown", and the caller is told.
 """
 

@@ -1,8 +1,8 @@
 """Decoding with a cache of latents: what multi-head latent attention is for (DeepSeek-V2 section 2.1.2).
 
 A token's keys and values, of all heads, are made from one small latent, so the latent is kept: kv_lora_rank + rope dimensions a
-token and layer instead of heads · (keys + values). W_kv_b is folded into the query and the output, so that a step attends to the
-latents as they are:
+token and layer instead of heads · (keys + values). W_kv_b is folded into the query and the output, so that a step attends to
+the latents as they are:
 
     q_nope · W_k c = (W_kᵀ q_nope) · c            Σ p W_v c = W_v Σ p c
 

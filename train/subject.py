@@ -70,8 +70,8 @@ class Subject:
         assert size is not None
         if self.codec.encoder.vocab_size > size:
             raise ConfigError(
-                f"{self.codec.path} has {self.codec.encoder.vocab_size} ids, {self.name} a vocabulary of {size}; the tokenizer the "
-                "model was trained with expected"
+                f"{self.codec.path} has {self.codec.encoder.vocab_size} ids, {self.name} a vocabulary of {size}; the tokenizer "
+                "the model was trained with expected"
             )
 
     @property
