@@ -92,8 +92,8 @@ def run_programs(
     """Each program in a process of its own, `workers` at a time. ConfigError where the machine cannot shut them in."""
     if not unsafe and (lacking := missing()):
         raise ConfigError(
-            f"programs that a model wrote are not run here. {lacking}. --unsafe runs them with limits of time and memory only: in "
-            "a container or virtual machine that may be lost."
+            f"programs that a model wrote are not run here. {lacking}. --unsafe runs them with limits of time and "
+            "memory only: in a container or virtual machine that may be lost."
         )
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(run_program, program, limits, unsafe=unsafe) for program in programs]
