@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from corpus.errors import InputError
 
-__all__ = ["Item", "Progress", "Say", "key_of", "read_rows"]
+__all__ = ["Item", "Progress", "Say", "key_of", "last_tokens", "read_rows"]
 
 Progress = Callable[[int], None]
 Say = Callable[[str], None]
@@ -59,10 +60,9 @@ def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
 
 def key_of(text: str, seed: int) -> int:
     """A 64-bit number for a text and a seed, to draw by."""
-    import xxhash
-
     return int(xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed=seed & 0xFFFFFFFFFFFFFFFF))
 
 
 def last_tokens(ids: np.ndarray, most: int) -> np.ndarray:
+    """What is left of a prompt that does not fit: its end."""
     return ids[max(0, len(ids) - most) :]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from corpus.errors import ConfigError, InputError
+from corpus.order import held_out
 from corpus.tokenizer import Encoder, load_encoder
 from corpus.tokens import TokenShards, token_bytes
 from train.config import Layout, TrainConfig
@@ -25,7 +26,7 @@ from train.loop import open_run
 from train.model import Model
 from train.sources import open_data, streams
 
-__all__ = ["Codec", "Held", "Subject", "held_by", "open_folder", "open_trained"]
+__all__ = ["Codec", "Held", "Subject", "held_by", "held_in", "open_folder", "open_trained"]
 
 
 class Codec:
@@ -115,8 +116,19 @@ def held_by(config: TrainConfig, root: Path) -> list[Held]:
     return [Held(reader.name, reader.shards, np.sort(reader.order.epoch(0).documents)) for reader in held.readers]
 
 
-def open_folder(folder: Path, device: str, dtype: torch.dtype, context: int | None = None) -> Subject:
-    """A Hugging Face checkpoint with its tokenizer.json. context: None takes its max_position_embeddings."""
+def held_in(folder: Path, share: float) -> list[Held]:
+    """Documents that a run on these shards with this `validation` holds out."""
+    shards = TokenShards(folder)
+    numbers = held_out(shards.lengths, share)
+    if not len(numbers):
+        raise InputError(
+            f"{folder}: no document fits into a share of {share} of its {shards.tokens:,} tokens; raise --validation"
+        )
+    return [Held("data", shards, numbers)]
+
+
+def open_folder(folder: Path, device: str, dtype: torch.dtype) -> Subject:
+    """A Hugging Face checkpoint with its tokenizer.json; its context is config.json's max_position_embeddings."""
     config = read_config(folder)
     with torch.device("meta"):
         model = Model(config)
@@ -129,7 +141,7 @@ def open_folder(folder: Path, device: str, dtype: torch.dtype, context: int | No
     codec = Codec(folder / "tokenizer.json")
     beside: dict[str, Any] = _plain_json(folder / "tokenizer_config.json")
     begin, end = _ends(codec, bool(beside.get("add_bos_token")))
-    return Subject(folder.name, model.eval(), codec, context or config.max_position_embeddings, begin, end)
+    return Subject(folder.name, model.eval(), codec, config.max_position_embeddings, begin, end)
 
 
 def _plain_json(path: Path) -> dict[str, Any]:
