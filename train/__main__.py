@@ -5,6 +5,7 @@ python -m train recipes.moe_tiny --set lr=1e-3 --set model.n_routed_experts=16 -
 python -m train recipes.moe_tiny --export exported
 torchrun --nproc-per-node 4 -m train recipes.moe_tiny --set layout.dp=2 --set layout.ep=2
 python -m train inspect recipes.moe_tiny --step 17
+python -m train evaluate recipes.moe_tiny --bits --fim
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from corpus.errors import ConfigError, CorpusError
@@ -129,8 +131,14 @@ def _inspect(arguments: list[str]) -> None:
         print(line)
 
 
+def _evaluate(arguments: list[str]) -> int:
+    from train.evaluate_cli import main as evaluate
+
+    return evaluate(arguments)
+
+
 # What may stand first instead of a recipe. A recipe of that name is reached as NAME:recipe.
-COMMANDS = {"inspect": _inspect}
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate, "inspect": _inspect}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -138,9 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if words and words[0] in COMMANDS:
-            COMMANDS[words[0]](words[1:])
-        else:
-            _train(words)
+            return COMMANDS[words[0]](words[1:]) or 0
+        _train(words)
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
