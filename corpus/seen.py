@@ -17,7 +17,7 @@ import numpy as np
 
 from corpus.blend import Blend
 from corpus.order import MegatronOrder, Order, order_of, parts, places
-from corpus.shards import read_json
+from corpus.shards import is_local, read_json
 from corpus.tokens import TokenShards
 
 __all__ = ["seen"]
@@ -29,7 +29,8 @@ def seen(folder: Path, shard: str, ranges: Sequence[tuple[int, int]]) -> Iterato
     """A line for each run that reads the shards in `folder`, about the ids at `ranges` of (first in the shard, count)."""
     root = folder.parent
     ranges = [(first, count) for first, count in ranges if count]
-    for path in sorted((root / "train").glob("*/order.json")) if ranges else ():
+    runs = sorted((root / "train").glob("*/order.json")) if ranges and is_local(root) else []  # training wants a local root
+    for path in runs:
         plan = read_json(path) or {}
         for index, source in enumerate(plan["sources"]):
             if (root / source["folder"]).resolve() == folder.resolve():
