@@ -38,7 +38,9 @@ def silent(text: str) -> None:
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.sampled_from(["", "  ", "x = 1", "    return x", "}", "é" * 300, "\tyield\r"]), max_size=8), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from(["", " ", "x = 1", "    return x", "}", "é" * 300, "\tyield\r"]), max_size=8), st.integers(0, 99)
+)
 def test_a_line_cut_out_fits_where_it_was(lines: list[str], seed: int) -> None:
     text = "\n".join(lines)
     blank = cut_line(document(text), seed)
@@ -161,7 +163,7 @@ def test_questions_are_asked_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(prompt.endswith("\nAnswer:") for prompt in asked)
     counts = [item.more["shots"] for item in items]
     assert counts == [prompt.count("Question:") - 1 if prompt.startswith("Q") else 0 for prompt in asked]
-    assert 0 < sum(count < 2 for count in counts) and "prompts have fewer than 2 examples" in told[0]
+    assert sum(count < 2 for count in counts) > 0 and "prompts have fewer than 2 examples" in told[0]
     with pytest.raises(ConfigError, match="100 new tokens do not fit"):
         score_questions(who, rows, rows, shots=1, most=100, seed=0, batch_tokens=100, say=silent)
 
