@@ -26,7 +26,8 @@ from train.subject import Codec, Subject
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what the command line goes by
     torch.set_num_threads(1)
 
 

@@ -39,7 +39,7 @@ def silent(text: str) -> None:
 
 @settings(deadline=None, max_examples=80)
 @given(
-    st.lists(st.sampled_from(["", "  ", "x = 1", "    return x", "}", "é" * 300, "\tyield\r"]), max_size=8), st.integers(0, 99)
+    st.lists(st.sampled_from(["", " ", "x = 1", "    return x", "}", "é" * 300, "\tyield\r"]), max_size=8), st.integers(0, 99)
 )
 def test_a_line_cut_out_fits_where_it_was(lines: list[str], seed: int) -> None:
     text = "\n".join(lines)

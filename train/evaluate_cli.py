@@ -66,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument("--shots", type=int, metavar="N", help="worked examples (default: 8)")
     files.add_argument("--most", type=int, metavar="TOKENS", help="of an answer or a program (default: 256)")
     top.add_argument("--seed", type=int, help="of every choice (default: 0)")
-    top.add_argument("--context", type=int, metavar="TOKENS", help="of a model, instead of seq_len or config.json's")
+    top.add_argument(
+        "--context", type=int, metavar="TOKENS", help="of a model (default: seq_len, or config.json's; of two, the shorter)"
+    )
     top.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
     top.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of a folder's weights")
     top.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="in a forward pass (default: 8192)")
@@ -115,12 +117,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         earlier = read_items(Path(options.against))  # before an hour of work
     mine = _config(options.model, options.set)
     other = None if earlier is not None or options.against is None else _config(options.against, options.against_set)
+    contexts = {_context(options.model, mine), *([_context(options.against, other)] if options.against and not earlier else [])}
+    context = options.context or min(contexts)
+    if len(contexts) > 1 and options.context is None:
+        _say(f"both are asked with the shorter of their contexts, {context:,} tokens; --context to change")
     documents, settings = _documents(options, tasks, mine, other)
+    settings["context"] = context
     runs = []
     for which, config in ((options.model, mine), (options.against, other)):
         if which is None or (which is options.against and earlier is not None):
             continue
-        name, items = _ask(options, tasks, documents, which, config)
+        name, items = _ask(options, tasks, documents, which, config, context)
         mark = xxhash.xxh3_64_hexdigest(json.dumps([settings, str(which)], sort_keys=True))[:8]
         path = Path(options.root) / "evaluations" / f"{name.replace(' ', '-')}-{mark}.jsonl"
         path = options.out if options.out is not None and not runs else path
@@ -158,6 +165,13 @@ def _config(which: str, settings: list[str]) -> TrainConfig | None:
     return None
 
 
+def _context(which: str, config: TrainConfig | None) -> int:
+    """Tokens a model is asked to look at: what a run was trained with, what config.json says."""
+    from train.hf import read_config
+
+    return read_config(Path(which)).max_position_embeddings if config is None else config.seq_len
+
+
 def _documents(
     options: argparse.Namespace, tasks: Any, mine: TrainConfig | None, other: TrainConfig | None
 ) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -186,7 +200,7 @@ def _documents(
 
 
 def _ask(
-    options: argparse.Namespace, tasks: Any, documents: Sequence[Any], which: str, config: TrainConfig | None
+    options: argparse.Namespace, tasks: Any, documents: Sequence[Any], which: str, config: TrainConfig | None, context: int
 ) -> tuple[str, Any]:
     import torch
 
@@ -198,8 +212,7 @@ def _ask(
         subject = open_trained(config, Path(options.root), device)
     else:
         subject = open_folder(Path(which), device, getattr(torch, options.dtype))
-    if options.context is not None:
-        subject = dataclasses.replace(subject, context=options.context)
+    subject = dataclasses.replace(subject, context=context)
     workers = options.workers or len(os.sched_getaffinity(0))
     items = answer(
         subject, tasks, documents, say=_say, workers=workers, unsafe=options.unsafe, batch_tokens=options.batch_tokens

@@ -25,7 +25,8 @@ from train.subject import Held
 __all__ = ["Document", "read_documents"]
 
 _KEY = 0x6576616C75617465  # of the order in which documents are taken, the same for every model
-UNKNOWN = "unknown"
+_UNKNOWN = "unknown"  # the step that was encoded is gone
+_NONE = "none"  # it names none
 
 
 class Document(NamedTuple):
@@ -66,7 +67,7 @@ def _read(held: Held, numbers: np.ndarray, say: Callable[[str], None]) -> list[D
         text = decode_document(shards.document(number), table, shards.special).decode("utf-8")
         empty += not text
         if text:
-            found.append(Document(name, text, *kinds.get(name, (UNKNOWN, UNKNOWN)), held.name))
+            found.append(Document(name, text, *kinds.get(name, (_UNKNOWN, _UNKNOWN)), held.name))
     if empty:
         say(f"{empty:,} documents held out of {held.name} have no text and are not asked about")
     return found
@@ -101,5 +102,5 @@ def _kinds(shards: TokenShards, where: pa.Table, say: Callable[[str], None]) -> 
         table = pq.read_table(path, columns=["id", "lang", "source"])
         table = table.filter(pc.is_in(table.column("id"), wanted))
         columns = (table.column(name).to_pylist() for name in ("id", "lang", "source"))
-        kinds.update((name, (lang or UNKNOWN, source or UNKNOWN)) for name, lang, source in zip(*columns))
+        kinds.update((name, (lang or _NONE, source or _NONE)) for name, lang, source in zip(*columns))
     return kinds

@@ -79,10 +79,14 @@ class Subject:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def logits(self, tokens_BS: Tensor) -> Tensor:
-        """[B, S, V] of all positions; no token loses an expert to a capacity."""
+    def hidden(self, tokens_BS: Tensor) -> Tensor:
+        """[B, S, H] of all positions, normed; no token loses an expert to a capacity."""
         exempt = torch.ones(len(tokens_BS), dtype=torch.bool, device=tokens_BS.device)
-        return self.model(tokens_BS, exempt_B=exempt).logits_BSV
+        return self.model.hidden(tokens_BS, exempt_B=exempt)[0]
+
+    def logits(self, tokens_BS: Tensor) -> Tensor:
+        """[B, S, V] of all positions: for few tokens."""
+        return self.model.lm_head(self.hidden(tokens_BS))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A source of given documents: a tuple of (id, text) per shard; `column` adds a column that other sources lack."""
+"""A source of given documents: a tuple of (id, text) per shard; `column` adds a column that other sources lack.
+
+langs: of the documents of a shard, in turn.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,14 @@ REASONS: tuple[str, ...] = ()
 class Config:
     shards: tuple[tuple[tuple[str, str], ...], ...]
     column: str = ""
+    langs: tuple[str, ...] = ()
 
 
 def make(item: tuple[tuple[str, str], ...], config: Config) -> Iterator[Verdict]:
-    batch = batch_of([{"id": name, "text": text} for name, text in item])
+    rows: list[dict[str, object]] = [{"id": name, "text": text} for name, text in item]
+    for i, row in enumerate(rows if config.langs else ()):
+        row |= {"lang": config.langs[i % len(config.langs)], "source": "toy"}
+    batch = batch_of(rows)
     if config.column:
         batch = batch.append_column(config.column, pa.array([len(text) / 2 for _, text in item]))
     yield keep_all(batch)
