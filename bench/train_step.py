@@ -101,7 +101,7 @@ def theirs(c: Any, batch: int, length: int, autocast: bool) -> Callable[[], floa
 def measure(variant: str, layers: int, length: int, tokens: int, profile: str | None) -> dict[str, Any]:
     import torch
 
-    from train.watch import operations_per_token, peak_rate
+    from train.cost import operations_per_token, peak_rate
 
     c = config(layers)
     batch = max(1, tokens // length)
@@ -141,7 +141,7 @@ def measure(variant: str, layers: int, length: int, tokens: int, profile: str | 
         "loss": loss,
         "tokens_per_second": rate,
         "spread": (max(times) - min(times)) / statistics.median(times),
-        "mfu": rate * operations_per_token(c, length) / peak,
+        "mfu": rate * sum(operations_per_token(c, length).values()) / peak,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
 

@@ -213,7 +213,6 @@ class TrainConfig:
     on_spike: str = "stop"  # "skip": leave a bad step out; "roll_back": and all steps since the newest checkpoint
     tensorboard: bool = False  # True: also write RUN/tensorboard
     out: str | None = None  # None: ROOT/train/NAME-FINGERPRINT
-    init_seen: tuple[str, ...] = dataclasses.field(init=False, default=())  # of `init`, what the fingerprint sees
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "seq_len", "lr", "eps", "clip", "checkpoint_every", "checkpoints_kept"):
@@ -230,8 +229,6 @@ class TrainConfig:
         _require(self.on_spike in choices, "on_spike", self.on_spike, ", ".join(choices))
         _require(self.dtype in ("float32", "bfloat16", "float64"), "dtype", self.dtype, "float32, bfloat16 or float64")
         self._check_data()
-        if self.init is not None:
-            object.__setattr__(self, "init_seen", _seen(Path(self.init)))
 
     def _check_schedule(self) -> None:
         schedules = ("cosine", "steps", "constant")
@@ -310,12 +307,13 @@ def check_layout(config: TrainConfig) -> None:
 
 
 def fingerprint(config: TrainConfig) -> str:
-    """32 hexadecimal digits over everything that decides the parameters."""
+    """32 hexadecimal digits over everything that decides the parameters; of `init` what is in the folder."""
     fields = {
         field.name: canonical(getattr(config, field.name), field.name)
         for field in dataclasses.fields(config)
         if field.name not in _NOT_IN_FINGERPRINT
     }
+    fields["init_seen"] = [] if config.init is None else _seen(Path(config.init))
     text = json.dumps([REVISION, fields], sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
@@ -383,7 +381,7 @@ def _overridden(data: Step | str | tuple[Source, ...], settings: dict[str, str])
     )
 
 
-_NOT_SET = {TrainConfig: ("model", "layout", "init_seen"), Source: ("name", "data")}  # in the recipe only
+_NOT_SET = {TrainConfig: ("model", "layout"), Source: ("name", "data")}  # in the recipe only
 
 
 def _parse(kind: type, key: str, field: str, text: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import math
@@ -16,23 +15,19 @@ import torch
 
 from corpus.errors import ConfigError
 from train.config import ModelConfig
+from train.cost import operations_per_token, peak_rate
 from train.parallel import Ranks
 
 __all__ = [
     "add_scalars",
     "draw",
     "judge",
-    "operations_per_token",
-    "peak_rate",
     "read_lines",
     "sentence",
     "short",
     "speed",
     "tensorboard",
 ]
-
-# Dense bf16 operations per second, per the makers' data sheets.
-_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
 
 
 def judge(loss: float, norm: float, recent: Sequence[float], spike: float | None) -> str | None:
@@ -44,24 +39,6 @@ def judge(loss: float, norm: float, recent: Sequence[float], spike: float | None
     return None
 
 
-@functools.lru_cache(maxsize=8)
-def operations_per_token(config: ModelConfig, length: int) -> float:
-    """Of forward and backward: 6 per active parameter, the embedding apart, and attention over half the keys."""
-    from train.model import Model, count_parameters
-
-    with torch.device("meta"):
-        _, active = count_parameters(Model(config))
-    assert config.vocab_size is not None
-    active -= config.vocab_size * config.hidden_size
-    dims = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
-    return 6.0 * active + 6.0 * config.num_hidden_layers * config.num_attention_heads * dims * length / 2
-
-
-def peak_rate(card: str) -> float | None:
-    """Rated dense bf16 operations per second of a card by its name; None for one that is not known."""
-    return next((rate for name, rate in _PEAKS.items() if name in card), None)
-
-
 def speed(config: ModelConfig, length: int, tokens: int, seconds: float, ranks: Ranks) -> dict[str, float]:
     """Seconds, tokens/s, and this rank's peak memory so far; on a known card also MFU, the share of its rated operations."""
     line = {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds, 1)}
@@ -70,7 +47,7 @@ def speed(config: ModelConfig, length: int, tokens: int, seconds: float, ranks: 
     card = torch.cuda.get_device_name(ranks.device)
     peak = peak_rate(card)
     if peak is not None:
-        mfu = tokens / seconds * operations_per_token(config, length) / (peak * ranks.layout.ranks)
+        mfu = tokens / seconds * sum(operations_per_token(config, length).values()) / (peak * ranks.layout.ranks)
         line["mfu"] = round(mfu, 4)
     return line | {"memory_gb": round(torch.cuda.max_memory_allocated(ranks.device) / 1e9, 3)}
 
