@@ -18,7 +18,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ import xxhash
 
 from corpus.errors import ConfigError, FingerprintError
 
-__all__ = ["Ends", "Step", "canonical", "ends", "override", "read_value", "stage_of", "until", "upstream", "walk"]
+__all__ = ["Ends", "Step", "canonical", "ends", "override", "read_value", "rewrite", "stage_of", "until", "upstream", "walk"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*$")
 
@@ -176,15 +176,22 @@ def override(last: Step, settings: dict[str, str]) -> Step:
         if name not in steps:
             raise ConfigError(f"--set {key}={text}: no step {name!r} in this recipe; there are: {', '.join(steps)}")
         by_step.setdefault(name, {})[field] = _parse(steps[name], field, text)
+
+    def changed(step: Step) -> Step:
+        return Step(step.name, dataclasses.replace(step.config, **by_step[step.name])) if step.name in by_step else step
+
+    return rewrite(last, changed)
+
+
+def rewrite(last: Step, change: Callable[[Step], Step]) -> Step:
+    """`last` with change(step) in the place of every step; upstream first, so `change` is given steps that read what is new."""
     done: dict[str, Step] = {}
 
     def rebuild(value: Any) -> Any:
         if isinstance(value, Step):
             if value.folder not in done:
                 config = rebuild(value.config)
-                if value.name in by_step:
-                    config = dataclasses.replace(config, **by_step[value.name])
-                done[value.folder] = Step(value.name, config)
+                done[value.folder] = change(value if config is value.config else Step(value.name, config))
             return done[value.folder]
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             if not any(True for _ in _steps_in(value)):
