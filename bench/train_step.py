@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 VARIANTS = ("ours", "ours, recompute", "ours, not deterministic", "transformers, fp32 + autocast", "transformers, bf16")
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, per the data sheets
 REPEATS, WARM = 5, 3
 
 
@@ -32,19 +31,6 @@ def config(layers: int) -> Any:
     from train.config import ModelConfig
 
     return ModelConfig(vocab_size=102400, num_hidden_layers=layers)
-
-
-def operations_per_token(c: Any, length: int) -> float:
-    """Forward and backward."""
-    import torch
-
-    from train.model import Model, count_parameters
-
-    with torch.device("meta"):
-        _, active = count_parameters(Model(c))
-    active -= c.vocab_size * c.hidden_size  # the embedding is a look-up
-    dims = c.qk_nope_head_dim + c.qk_rope_head_dim + c.v_head_dim
-    return 6.0 * active + 6.0 * c.num_hidden_layers * c.num_attention_heads * dims * length / 2
 
 
 def ours(c: Any, batch: int, length: int, recompute: bool, deterministic: bool = True) -> Callable[[], float]:
@@ -115,6 +101,8 @@ def theirs(c: Any, batch: int, length: int, autocast: bool) -> Callable[[], floa
 def measure(variant: str, layers: int, length: int, tokens: int, profile: str | None) -> dict[str, Any]:
     import torch
 
+    from train.cost import operations_per_token, peak_rate
+
     c = config(layers)
     batch = max(1, tokens // length)
     make = {
@@ -134,7 +122,7 @@ def measure(variant: str, layers: int, length: int, tokens: int, profile: str | 
         if number >= WARM:
             times.append(time.perf_counter() - started)
     card = torch.cuda.get_device_name()
-    peak = next((rate for name, rate in PEAKS.items() if name in card), float("nan"))
+    peak = peak_rate(card) or float("nan")
     rate = batch * length / statistics.median(times)
     if profile:
         with torch.profiler.profile(
@@ -153,7 +141,7 @@ def measure(variant: str, layers: int, length: int, tokens: int, profile: str | 
         "loss": loss,
         "tokens_per_second": rate,
         "spread": (max(times) - min(times)) / statistics.median(times),
-        "mfu": rate * operations_per_token(c, length) / peak,
+        "mfu": rate * sum(operations_per_token(c, length).values()) / peak,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
 

@@ -212,6 +212,7 @@ def _report(last: Ends, root: Path, recipe: str, name: str | None) -> None:
         kind: {s.name: text for s in walk(last) if s.name in records and (text := _said(root / s.folder / f"report.{kind}"))}
         for kind in ("html", "txt")
     }
+    told["html"] |= {f"training {p.parent.name}": _said(p) for p in sorted((root / "train").glob("*/report.html"))}
     if name is not None:
         if name not in told["txt"]:
             raise ConfigError(f"step {name} has no report of its own; these have: {', '.join(told['txt']) or 'none'}")

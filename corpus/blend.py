@@ -67,7 +67,7 @@ def _whole(weights: Sequence[float]) -> list[int]:
     """Whole numbers in proportion to the weights as they are written, without a common divisor; rounded where they sum to
     more than 2^16, the largest remainders up.
     """
-    exact = [Fraction(repr(weight)) for weight in weights]
+    exact = [Fraction(str(weight)) for weight in weights]
     scale = math.lcm(*(w.denominator for w in exact))
     whole = [int(w * scale) for w in exact]
     whole = [w // math.gcd(*whole) for w in whole]

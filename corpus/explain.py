@@ -1,7 +1,8 @@
 """Explain: what became of one document, a line per step, ending in its token positions or in why it was dropped.
 
 Reads what the steps wrote: rows of shards/ and dropped/, lineage/ where documents merge, the document map where they become
-tokens. The text at the end is decoded from the tokens found and compared with the text the document had before.
+tokens, and the order of the training runs that read those (corpus/seen.py). The text at the end is decoded from the tokens
+found and compared with the text the document had before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow.dataset as ds
 
 from corpus.errors import CorruptFile, InputError
 from corpus.plan import read_record
+from corpus.seen import seen
 from corpus.shards import FileRecord, check_file, is_local, open_checked, read_json
 from corpus.step import Ends, Step, stage_of, upstream, walk
 
@@ -179,7 +181,7 @@ def _tokens(folder: Path, track: Track) -> list[str]:
         verdict = "they decode to its text and its neighbours' at the edges, where a token crosses the border"
     else:
         verdict = "they do NOT decode to its text"
-    return [f"tokens   shard {shard}, positions {spans} ({total} tokens); {verdict}"]
+    return [f"tokens   shard {shard}, positions {spans} ({total} tokens); {verdict}", *seen(folder, shard, ranges)]
 
 
 def _names(query: str) -> Any:

@@ -22,69 +22,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from corpus.permutation import mix64, permuted, unpermuted
+
 __all__ = [
     "Epoch",
     "MegatronOrder",
     "Order",
     "Part",
+    "fim_origins",
+    "fim_ranges",
     "held_out",
-    "mix64",
     "order_of",
     "parts",
-    "permuted",
     "places",
-    "unpermuted",
 ]
 
 FIM_SENTINELS = 3  # begin, hole, end: what a transformed document is longer by
 FIM_LEAST = 4  # ids: three and an end of text; a shorter document stays as it is
 
-_ROUNDS = 6  # of the Feistel network: 4 suffice against an adversary (Luby & Rackoff 1988), halves of a few bits want more
 _HELD_OUT_KEY = 0x76616C6964617465  # not a seed: the documents held out are the same whatever the seed
 _FIM_KEY = 0x66696C6C696E  # what sets the keys of FIM apart from those of the order
-
-
-def mix64(values: np.ndarray, key: int) -> np.ndarray:
-    """A keyed 64-bit hash of integers: splitmix64's finaliser (Steele, Lea & Flood 2014) around the key, twice."""
-    x = values.astype(np.uint64)
-    for constant in (key & 0xFFFFFFFFFFFFFFFF, 0x9E3779B97F4A7C15):
-        x = x + np.uint64(constant)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return x
-
-
-def permuted(positions: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of range(count) sends each position, int64.
-
-    A Feistel network permutes the 2^2b numbers that cover count; a result outside the range is sent through again until it
-    is inside (cycle walking; under 4 times on average, since 2^2b < 4·count).
-    """
-    return _walk(positions, count, key, backwards=False)
-
-
-def unpermuted(positions: np.ndarray, count: int, key: int) -> np.ndarray:
-    """The inverse: unpermuted(permuted(x)) = x."""
-    return _walk(positions, count, key, backwards=True)
-
-
-def _walk(positions: np.ndarray, count: int, key: int, backwards: bool) -> np.ndarray:
-    half = np.uint64(max(1, (max(count - 1, 1).bit_length() + 1) // 2))
-    low = np.uint64((1 << int(half)) - 1)
-    x = positions.astype(np.uint64)
-    outside = np.ones(x.shape, bool)
-    while outside.any():
-        left, right = x[outside] >> half, x[outside] & low
-        if backwards:
-            for number in reversed(range(_ROUNDS)):
-                left, right = right ^ (mix64(left, key + number) & low), left
-        else:
-            for number in range(_ROUNDS):
-                left, right = right, left ^ (mix64(right, key + number) & low)
-        x[outside] = (left << half) | right
-        outside = x >= np.uint64(count)
-    return x.astype(np.int64)
 
 
 def held_out(lengths: np.ndarray, share: float) -> np.ndarray:
@@ -107,11 +64,11 @@ class Epoch(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A stretch of one document: its ids first … first + count - 1, as they are in `epoch` (FIM moves them)."""
+    """A stretch of one document: its ids [first, stop), as they are in `epoch` (FIM moves them)."""
 
     document: int
     first: int
-    count: int
+    stop: int
     epoch: int
     fim: bool
 
@@ -181,7 +138,8 @@ class MegatronOrder:
     All epochs needed for `samples` are laid out and shuffled as one; the last apart where it would give less than 80 % of an
     epoch's samples. So another number of samples is another order from the first sample on, and 8 bytes a sample and 12 a
     document and epoch are kept. No FIM: Megatron's acts on samples after packing. It knows one epoch, number 0, that holds
-    them all. A document that happens to follow itself is one document to whoever looks at its number.
+    them all. A document that happens to follow itself is one document to whoever looks at its number. Which documents are
+    held out is our rule, not Megatron's split; several .bin files of a source are as one.
     """
 
     def __init__(self, lengths: np.ndarray, documents: np.ndarray, seed: int, seq_len: int, samples: int) -> None:
@@ -216,7 +174,8 @@ class MegatronOrder:
 
     def numbers(self, epoch: int, j: np.ndarray) -> np.ndarray:
         """The inverse: numbers of the samples that begin at positions j·seq_len."""
-        return np.argsort(self._shuffle)[j]
+        found: np.ndarray = np.argsort(self._shuffle)[j]
+        return found
 
     def epoch(self, epoch: int) -> Epoch:
         return self._all
@@ -239,7 +198,7 @@ def parts(order: Order | MegatronOrder, epoch: int, start: int) -> Iterator[Part
         end = int(ends[place])
         if end > at:  # not an empty document
             begin = int(ends[place - 1]) if place else 0
-            yield Part(int(documents[place]), at - begin, min(end, stop) - at, epoch, bool(fim[place]))
+            yield Part(int(documents[place]), at - begin, min(end, stop) - begin, epoch, bool(fim[place]))
             at = min(end, stop)
         place += 1
 
@@ -268,12 +227,22 @@ def places(
 def fim_ranges(ranges: Sequence[tuple[int, int]], content: int, a: int, b: int) -> list[tuple[int, int]]:
     """Where ids in (first, stop) are once the document is  begin [0, a) hole [b, content) end [a, b) rest."""
     moved = []
-    pieces = ((0, a, 1), (b, content, 2 + a - b), (a, b, 3 + content - b), (content, content + 1, FIM_SENTINELS))
     for first, stop in ranges:
-        for begin, end, shift in pieces:
+        for begin, end, shift in _moves(content, a, b):
             if max(first, begin) < min(stop, end):
                 moved.append((max(first, begin) + shift, min(stop, end) + shift))
     return moved
+
+
+def fim_origins(first: int, stop: int, content: int, a: int, b: int) -> list[tuple[int, int]]:
+    """The inverse: which (first, stop) of the document, in order of reading, ids [first, stop) of the transformed one are."""
+    shifted = ((max(first - shift, begin), min(stop - shift, end)) for begin, end, shift in _moves(content, a, b))
+    return [(x, y) for x, y in shifted if x < y]
+
+
+def _moves(content: int, a: int, b: int) -> tuple[tuple[int, int, int], ...]:
+    """(begin, end, shift) of the pieces of a transformed document, in its order; an end of text at most comes after content."""
+    return (0, a, 1), (b, content, 2 + a - b), (a, b, 3 + content - b), (content, content + 1, FIM_SENTINELS)
 
 
 def order_of(plan: dict[str, Any], source: dict[str, Any], lengths: np.ndarray) -> tuple[Order | MegatronOrder, np.ndarray]:

@@ -136,6 +136,9 @@ class TokenFile:
             raise _bad(path, f"starts with {magic!r} version {version} type {code}, {_MAGIC!r} version 1 type 1-8 expected")
         if len(raw) < _HEADER.size + 12 * sequences + 8 * bounds:
             raise _bad(path, f"has {len(raw)} bytes, too few for {sequences} sequences and {bounds} document bounds")
+        last = np.frombuffer(raw, "<i8", bounds, _HEADER.size + 12 * sequences)[-1:].tolist()
+        if last != [sequences]:
+            raise _bad(path, f"has document bounds that end with {last}, [{sequences}] expected")
         self.dtype = np.dtype(_CODES[code])
         if self.dtype.kind == "f":
             raise InputError(f"{path} says its ids are of type {self.dtype}, whole numbers expected")
@@ -236,11 +239,17 @@ class TokenShards:
         shard, start, count = self._place(i)
         return self.names[shard], start, count
 
-    def number(self, shard: str, first: int) -> int:
-        """The document with ids that begins at position `first` of a shard; the inverse of place."""
+    def number(self, shard: str, position: int) -> int:
+        """The document whose ids include the one at `position` of a shard."""
         index = self.names.index(shard)
-        rows = np.flatnonzero((self.files[index].starts == first) & (self.files[index].lengths > 0))
-        return int(rows[0]) + (int(self._ends[index - 1]) if index else 0)
+        starts = self.files[index].starts
+        row = int(np.flatnonzero((starts <= position) & (position < starts + self.files[index].lengths))[0])
+        return row + (int(self._ends[index - 1]) if index else 0)
+
+    def fim_documents(self) -> int:
+        """How many documents encode_tokens transformed, as far as there is a document map."""
+        path = self.folder / "documents.parquet"
+        return int(pc.sum(pq.read_table(path, columns=["fim"]).column(0)).as_py() or 0) if path.exists() else 0
 
     def document_ids(self, numbers: Iterable[int]) -> dict[int, str]:
         """The id, as in the corpus, of each of some documents that have tokens; none for those no document map names."""

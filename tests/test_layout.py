@@ -24,7 +24,8 @@ ALLOWED = {
     "kernels": set(),
     "train": {"corpus", "kernels"},
 }
-BORDER = {f"corpus.{name}" for name in ("tokens", "tokenizer", "step", "errors", "shards", "order", "blend", "__main__")}
+BORDER_NAMES = ("blend", "errors", "order", "permutation", "shards", "step", "tokenizer", "tokens", "__main__")
+BORDER = {f"corpus.{name}" for name in BORDER_NAMES}
 FILE_WALL, FUNCTION_WALL = 500, 80
 
 

@@ -12,8 +12,11 @@ import pytest
 
 from corpus.order import MegatronOrder
 from corpus.tokens import TokenShards
+from tests.test_train_attention import TINY
 from tests.test_train_data import write_shards
+from train.config import TrainConfig
 from train.data import Reader, Stream
+from train.sources import open_data, streams
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,27 @@ def test_every_sample_is_megatrons(tmp_path: Path, megatron: Any, seed: int, seq
     for i in range(len(dataset)):
         assert np.array_equal(batch.tokens_BL1[i, :-1], dataset[i]["tokens"]), i
         assert np.array_equal(batch.tokens_BL1[i, 1:], dataset[i]["labels"]), i
+
+
+def test_a_run_in_megatrons_order_reads_megatrons_samples(tmp_path: Path, megatron: Any) -> None:
+    shards = write_shards(tmp_path / "s", [list(range(40 * i, 40 * i + 25)) for i in range(30)], 70_000, per_shard=100)
+    config = TrainConfig(
+        name="m",
+        model=TINY,
+        data=str(shards),
+        steps=50,
+        batch=3,
+        seq_len=11,
+        lr=1.0,
+        warmup=1,
+        order="megatron",
+        seed=7,
+        validation=0.0,
+    )
+    train, held = streams(config, open_data(config, tmp_path))
+    dataset = theirs(megatron, shards / "tokens" / "00000", np.arange(30), 150, 7, 11)
+    assert held is None and np.array_equal(train.batch(0, 150).tokens_BL1[:, 1:], [dataset[i]["labels"] for i in range(150)])
+    assert train.epochs(150) == {"data": 150 * 11 / 750}
 
 
 def test_the_order_depends_on_the_number_of_samples() -> None:

@@ -1,4 +1,4 @@
-"""The order arithmetic: permutations and their inverses, FIM's lengths, and the way from a document to its samples."""
+"""The order arithmetic: epochs, FIM's lengths, and the way from a document to its samples."""
 
 from __future__ import annotations
 
@@ -12,38 +12,20 @@ from corpus.order import (
     FIM_SENTINELS,
     MegatronOrder,
     Order,
+    fim_origins,
     fim_ranges,
     order_of,
     parts,
-    permuted,
     places,
-    unpermuted,
 )
 
 LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=20).filter(lambda n: sum(n) > 12)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
-def test_permuted_is_a_permutation_at_any_place(count: int, key: int) -> None:
-    whole = permuted(np.arange(count), count, key)
-    assert np.array_equal(np.sort(whole), np.arange(count))
-    assert permuted(np.array([count - 1]), count, key)[0] == whole[-1]
-    assert np.array_equal(unpermuted(whole, count, key), np.arange(count))
-    assert unpermuted(whole[-1:], count, key)[0] == count - 1
-
-
-def test_permuted_mixes() -> None:
-    a, b = (permuted(np.arange(1000), 1000, key) for key in (1, 2))
-    assert (a == b).sum() < 10 and (a == np.arange(1000)).sum() < 10
-    assert abs(np.corrcoef(a, np.arange(1000))[0, 1]) < 0.1
-    assert (np.diff(a) == 1).sum() < 10
-
-
 def read(order: Order | MegatronOrder, number: int) -> list[tuple[int, int]]:
     """(document, place in it as it is in that epoch) of every id of a sample."""
     (epoch,), (start,) = (x.tolist() for x in order.starts(np.array([number])))
-    return [(p.document, p.first + k) for p in parts(order, epoch, start) for k in range(p.count)]
+    return [(p.document, k) for p in parts(order, epoch, start) for k in range(p.first, p.stop)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -91,6 +73,9 @@ def test_fim_ranges_follow_the_ids(content: int, eos: bool, cut: tuple[int, int]
     transformed = [-1, *ids[:a], -1, *ids[b:content], -1, *ids[a:b], *ids[content:]]
     found = [transformed[k] for x, y in fim_ranges([(first, stop)], content, a, b) for k in range(x, y)]
     assert sorted(found) == ids[first:stop]
+    first, stop = sorted(min(x, len(transformed)) for x in span)
+    back = [k for x, y in fim_origins(first, stop, content, a, b) for k in range(x, y)]
+    assert back == [i for i in transformed[first:stop] if i >= 0]
 
 
 @settings(deadline=None, max_examples=60)

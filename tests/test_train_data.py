@@ -18,14 +18,16 @@ from corpus.tokens import TokenShards, TokenWriter, write_tokens_json
 from train.data import Reader, Stream, fim_slice
 
 
-def write_shards(folder: Path, documents: list[list[int]], vocab: int, per_shard: int = 7) -> Path:
+def write_shards(
+    folder: Path, documents: list[list[int]], vocab: int, per_shard: int = 7, special: dict[str, int] | None = None
+) -> Path:
     """Token shards as encode_tokens leaves them, `per_shard` documents in each."""
     (folder / "tokens").mkdir(parents=True)
     for i in range(0, len(documents), per_shard):
         with TokenWriter(folder / "tokens" / f"{i:05d}", vocab) as writer:
             for document in documents[i : i + per_shard]:
                 writer.add(np.array(document, np.int64), np.array([len(document)]))
-    write_tokens_json(folder, vocab, {"eos": 0})
+    write_tokens_json(folder, vocab, special or {"eos": 0})
     return folder
 
 
@@ -171,7 +173,7 @@ def test_a_slice_of_a_transformed_document_is_the_slice(ids: list[int], data: st
     a, b = sorted(data.draw(st.tuples(st.integers(0, content), st.integers(0, content))))
     first, count = data.draw(st.integers(0, len(ids) + 3)), data.draw(st.integers(0, len(ids) + 3))
     whole = [90, *ids[:a], 91, *ids[b:content], 92, *ids[a:b], *ids[content:]]
-    sliced = fim_slice(np.array(ids, np.uint16), content, a, b, np.array([90, 91, 92]), first, count)
+    sliced = fim_slice(np.array(ids, np.uint16), content, a, b, np.array([90, 91, 92]), first, first + count)
     assert sliced.dtype == np.int64 and sliced.tolist() == whole[first : first + count]
 
 

@@ -146,7 +146,7 @@ FOUR = {
 def equal(seen: dict[str, Any], expected: dict[str, Any], what: str) -> None:
     for one, other in zip(seen["lines"], expected["lines"], strict=True):
         assert one.keys() == other.keys()
-        for key in one.keys() - {"seconds", "tokens_per_second"}:
+        for key in one.keys() - {"seconds", "tokens_per_second", "memory_gb"}:
             assert one[key] == pytest.approx(other[key], rel=1e-9), (what, key)
     assert seen["validation"] == pytest.approx(expected["validation"], rel=1e-9), what
     for kind in ("gradients", "weights"):
@@ -175,9 +175,7 @@ def test_a_checkpoint_serves_any_layout(tmp_path: Path) -> None:
     pairs = [
         ("1", {}, {"dp": 2, "ep": 2}),
         ("2", {"dp": 2, "ep": 2}, {"tp": 2, "pp": 2}),
-        ("3", {"tp": 2, "ep": 2, "zero1": False}, {"pp": 4}),
-        ("4", {"pp": 2, "ep": 2}, {"dp": 4}),
-        ("5", {"dp": 2, "tp": 2}, {"ep": 4}),
+        ("3", {"tp": 2, "ep": 2, "zero1": False}, {"dp": 4}),
         ("same", {"dp": 2, "ep": 2}, {"dp": 2, "ep": 2}),
     ]
     router = {"scoring_func": "sigmoid", "group_score": "top2", "bias_update_speed": 0.01}  # has a bias to be kept, too

@@ -28,7 +28,7 @@ from train.__main__ import load_recipe, main
 from train.config import TrainConfig
 
 MODEL = dataclasses.replace(TINY, vocab_size=None, initializer_range=0.1, aux_loss_alpha=0.01, q_lora_rank=8)
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "memory_gb")
 
 
 @pytest.fixture(autouse=True)

@@ -165,7 +165,7 @@ def test_the_balance_losses_reach_the_routers_of_every_layer() -> None:
 
 
 def test_cross_entropy_in_chunks_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.loss._CHUNK", 3 * 4 * 11)  # three rows at a time
+    monkeypatch.setattr("train.loss.CHUNK", 3 * 4 * 11)  # three rows at a time
     dice = torch.Generator().manual_seed(0)
     x = torch.randn(10, 5, dtype=torch.float64, generator=dice, requires_grad=True)
     w = torch.randn(11, 5, dtype=torch.float64, generator=dice, requires_grad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import struct
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from corpus.tokens import TokenShards, TokenWriter, write_tokens_json
 from tests.test_train_attention import TINY
 from tests.test_train_data import write_shards
 from tests.toys.recipe import recipe as toy_corpus
+from train import loop
 from train.config import Source, TrainConfig, apply_settings, fingerprint
 from train.sources import open_data, order_plan, streams, unigram_entropy
 
@@ -147,6 +149,24 @@ def test_tokenizers_must_be_one_and_have_what_fim_needs(tmp_path: Path) -> None:
         open_data(config(a, fim_rate=0.5), tmp_path)
 
 
+def test_a_run_on_a_blend_stopped_and_resumed_is_the_run_undisturbed(tmp_path: Path) -> None:
+    sources = blend(tmp_path)
+    for source in sources:
+        write_tokens_json(Path(source.data), 2000, {"eos": 0, "fim_hole": 1990, "fim_begin": 1991, "fim_end": 1992})
+    whole, parts = (
+        config(sources, fim_rate=0.5, document_mask=True, validation=0.3, checkpoint_every=3, steps=6, out=str(tmp_path / name))
+        for name in ("whole", "parts")
+    )
+    said: list[str] = []
+    loop.train(whole, tmp_path, say=said.append)
+    loop.train(parts, tmp_path, 2, lambda text: None)
+    loop.train(parts, tmp_path, say=lambda text: None)
+    logs = [[json.loads(line) for line in (tmp_path / n / "train.jsonl").read_text().splitlines()] for n in ("whole", "parts")]
+    assert len(logs[0]) == 6 and all(a["loss"] == b["loss"] for a, b in zip(*logs, strict=True))
+    assert logs[0][5]["validation_loss"] == logs[1][5]["validation_loss"] is not None
+    assert any("epochs of code, " in line and "epochs of web" in line for line in said)
+
+
 # --- Files of other tools -------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +216,7 @@ def test_foreign_files_need_a_vocabulary_and_keep_to_it(tmp_path: Path) -> None:
         (34, struct.pack("<i", -1), CorruptFile, "negative lengths"),
         (34, struct.pack("<i", 1000), CorruptFile, r"x\.bin has 80 bytes, fewer than its index points at"),
         (18, struct.pack("<Q", 999), CorruptFile, "too few for 999 sequences"),
+        (54, struct.pack("<q", 2), CorruptFile, r"document bounds that end with \[2\], \[1\] expected"),
     ],
 )
 def test_a_wrong_index_is_named(tmp_path: Path, at: int, raw: bytes, error: type[Exception], says: str) -> None:

@@ -4,6 +4,8 @@ python -m train recipes.moe_tiny
 python -m train recipes.moe_tiny --set lr=1e-3 --set model.n_routed_experts=16 --steps 100
 python -m train recipes.moe_tiny --export exported
 torchrun --nproc-per-node 4 -m train recipes.moe_tiny --set layout.dp=2 --set layout.ep=2
+python -m train inspect recipes.moe_tiny --step 17
+python -m train evaluate recipes.moe_tiny --bits --fim
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from corpus.errors import ConfigError, CorpusError
@@ -26,20 +29,27 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m train",
         description="Train a mixture-of-experts model on token shards. Run again, it goes on from its newest checkpoint.",
+        epilog=f"Other commands, python -m train COMMAND --help: {', '.join(COMMANDS)}.",
     )
-    top.add_argument("recipe", help="module or module:function that returns a TrainConfig, e.g. recipes.moe_tiny")
-    top.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the run, of the model (model.FIELD) or of a corpus step (STEP.FIELD); may be repeated",
-    )
-    top.add_argument("--root", default="data", help="where corpus and runs are kept (default: data)")
+    _common(top)
     top.add_argument("--steps", type=int, metavar="N", help="stop after step N; the schedule stays that of the whole run")
     top.add_argument("--export", metavar="FOLDER", help="write the newest checkpoint for transformers, train nothing")
     top.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"], help="of --export's weights")
     return top
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command."""
+    parser.add_argument("recipe", help="module or module:function that returns a TrainConfig, e.g. recipes.moe_tiny")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the run, of the model (model.FIELD), a source's weight (data.SOURCE.weight) or a field of a "
+        "corpus step (STEP.FIELD); may be repeated",
+    )
+    parser.add_argument("--root", default="data", help="where corpus and runs are kept (default: data)")
 
 
 def load_recipe(name: str, settings: list[str]) -> TrainConfig:
@@ -79,31 +89,65 @@ def _keep_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _local(root: str) -> Path:
+    if "://" in root:
+        raise ConfigError(f"--root {root}: token shards are memory-mapped, a local folder expected")
+    return Path(root)
+
+
+def _train(arguments: list[str]) -> None:
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Read when torch is loaded, hence the imports below. OpenMP's threads otherwise spin while they wait; when another
     # program has the other core, that made a step 4 to 7 times slower here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may give other bits on every run
     _keep_memory()
+    root = _local(options.root)
+    config = load_recipe(options.recipe, options.set)
+    import torch
+
+    from train.loop import export, train
+    from train.parallel import join
+
+    # OMP_NUM_THREADS wins, as everywhere in torch; without it, every core this process may use.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    if options.export is not None:
+        export(config, root, Path(options.export), getattr(torch, options.dtype))
+    else:
+        with join(config.layout) as ranks:
+            train(config, root, options.steps, lambda text: print(text, flush=True), ranks)
+
+
+def _inspect(arguments: list[str]) -> None:
+    from train.lineage import step_documents
+
+    inspect = argparse.ArgumentParser(
+        prog="python -m train inspect", description="List the documents that one step of a run reads. Needs the shards only."
+    )
+    _common(inspect)
+    inspect.add_argument("--step", type=int, required=True, metavar="N", help="the step, as the log counts: 1 is the first")
+    options = inspect.parse_args(arguments)
+    for line in step_documents(load_recipe(options.recipe, options.set), _local(options.root), options.step):
+        print(line)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from train.evaluate_cli import main as evaluate
+
+    return evaluate(arguments)
+
+
+# What may stand first instead of a recipe. A recipe of that name is reached as NAME:recipe.
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate, "inspect": _inspect}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if "://" in options.root:
-            raise ConfigError(f"--root {options.root}: token shards are memory-mapped, a local folder expected")
-        config = load_recipe(options.recipe, options.set)
-        import torch
-
-        from train.loop import export, train
-        from train.parallel import join
-
-        # OMP_NUM_THREADS wins, as everywhere in torch; without it, every core this process may use.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-        root = Path(options.root)
-        if options.export is not None:
-            export(config, root, Path(options.export), getattr(torch, options.dtype))
-        else:
-            with join(config.layout) as ranks:
-                train(config, root, options.steps, lambda text: print(text, flush=True), ranks)
+        if words and words[0] in COMMANDS:
+            return COMMANDS[words[0]](words[1:]) or 0
+        _train(words)
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -106,7 +106,7 @@ class Checkpoints:
                 path=str(path),
             ) from error
         self.optimizer.publish()
-        self.optimizer.set_step(state["step"])
+        self.optimizer.set_step(state["updates"])
         return dict(state)
 
     def _write(self, staged: dict[str, Tensor], state: dict[str, Any]) -> None:

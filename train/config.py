@@ -7,6 +7,7 @@ everything that decides the parameters is in it, and nothing else is.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -35,7 +36,16 @@ __all__ = [
 REVISION = 1  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
-_NOT_IN_FINGERPRINT = ("out", "checkpoint_every", "checkpoints_kept", "init", "layout", "recompute", "deterministic")
+_NOT_IN_FINGERPRINT = (
+    "out",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "init",
+    "layout",
+    "recompute",
+    "deterministic",
+    "tensorboard",
+)
 
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+$")
@@ -171,10 +181,16 @@ class TrainConfig:
     data: Step | str | tuple[Source, ...]  # a step that wrote token shards, a folder or prefix of .bin/.idx files, or a blend
     steps: int
     batch: int  # sequences per step
+    batch_start: int | None = None  # of the first steps; from there it grows to `batch`. None: `batch` from the start
+    batch_ramp: int = 0  # tokens over which it grows
+    batch_multiple: int = 1  # sequences it grows by at a time
     seq_len: int  # tokens per sequence
     lr: float
     warmup: int = 2000
-    min_lr_ratio: float = 0.1
+    schedule: str = "cosine"  # after warm-up: to min_lr_ratio; or "steps", see decay_at; or "constant"
+    min_lr_ratio: float = 0.1  # of lr, at the end of the cosine
+    decay_at: tuple[float, ...] = ()  # shares of the run's tokens after which the rate of "steps" is multiplied by decay_by
+    decay_by: float = 0.316  # V2 section 3.1.2: the square root of a tenth
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -193,8 +209,10 @@ class TrainConfig:
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
     checkpoints_kept: int = 2
+    spike: float | None = None  # nats above the mean loss of up to 64 steps that make a step bad; NaN and infinity always do
+    on_spike: str = "stop"  # "skip": leave a bad step out; "roll_back": and all steps since the newest checkpoint
+    tensorboard: bool = False  # True: also write RUN/tensorboard
     out: str | None = None  # None: ROOT/train/NAME-FINGERPRINT
-    init_seen: tuple[str, ...] = dataclasses.field(init=False, default=())  # of `init`, what the fingerprint sees
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "seq_len", "lr", "eps", "clip", "checkpoint_every", "checkpoints_kept"):
@@ -205,10 +223,36 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below steps={self.steps}")
+        self._check_schedule()
+        _require(self.spike is None or self.spike > 0, "spike", self.spike, "more than 0, or none")
+        choices = ("stop", "skip", "roll_back")
+        _require(self.on_spike in choices, "on_spike", self.on_spike, ", ".join(choices))
         _require(self.dtype in ("float32", "bfloat16", "float64"), "dtype", self.dtype, "float32, bfloat16 or float64")
         self._check_data()
-        if self.init is not None:
-            object.__setattr__(self, "init_seen", _seen(Path(self.init)))
+
+    def _check_schedule(self) -> None:
+        schedules = ("cosine", "steps", "constant")
+        _require(self.schedule in schedules, "schedule", self.schedule, ", ".join(schedules))
+        shares = (0.0, *self.decay_at, 1.0)
+        rising = all(a < b for a, b in itertools.pairwise(shares))
+        _require(rising, "decay_at", self.decay_at, "rising numbers between 0 and 1")
+        fits = (len(self.decay_at) > 0) == (self.schedule == "steps")
+        _require(fits, "decay_at", self.decay_at, "shares of the tokens with schedule=steps, and none with another schedule")
+        _require(0 < self.decay_by < 1, "decay_by", self.decay_by, "between 0 and 1")
+        start, multiple = self.batch_start, self.batch_multiple
+        _require(multiple > 0, "batch_multiple", multiple, "1 or more")
+        if start is None:
+            _require(self.batch_ramp == 0, "batch_ramp", self.batch_ramp, "0 without a batch_start")
+            return
+        _require(0 < start < self.batch, "batch_start", start, f"1 or more and below batch={self.batch}")
+        _require(self.batch_ramp > 0, "batch_ramp", self.batch_ramp, "1 token or more with a batch_start")
+        growth = self.batch - start
+        _require(growth % multiple == 0, "batch_multiple", multiple, f"a divisor of batch − batch_start = {growth}")
+
+    @property
+    def batches(self) -> range:
+        """The sizes of batch that the run's steps may have, in order."""
+        return range(self.batch if self.batch_start is None else self.batch_start, self.batch + 1, self.batch_multiple)
 
     def _check_data(self) -> None:
         _require(self.order in ("keyed", "megatron"), "order", self.order, "keyed or megatron")
@@ -251,19 +295,25 @@ def check_layout(config: TrainConfig) -> None:
         _require(size % parts == 0, f"layout.{axis}", parts, f"a divisor of model.{name}={size} ({fits})")
     _require(layout.pp <= model.num_hidden_layers, "layout.pp", layout.pp, f"at most {model.num_hidden_layers} layers")
     ranks = layout.data_ranks
-    _require(config.batch % ranks == 0, "batch", config.batch, f"a multiple of dp · ep = {ranks} data ranks")
-    local, micro = config.batch // ranks, layout.micro(config.batch)
-    _require(local % micro == 0, "layout.micro_batch", micro, f"a divisor of the {local} sequences of a data rank")
-    _require(local // micro >= layout.pp, "layout.pp", layout.pp, f"at most the {local // micro} micro-batches of a data rank")
+    for batch in config.batches:
+        full = batch == config.batch
+        name, where = ("batch", "") if full else ("a batch of the ramp", f", in the ramp's batch of {batch}")
+        also = "" if full else "; batch_start and batch_multiple have to be multiples of it as well"
+        _require(batch % ranks == 0, name, batch, f"a multiple of dp · ep = {ranks} data ranks{also}")
+        local, micro = batch // ranks, layout.micro(batch)
+        _require(local % micro == 0, "layout.micro_batch", micro, f"a divisor of the {local} sequences of a data rank{where}")
+        count = local // micro
+        _require(count >= layout.pp, "layout.pp", layout.pp, f"at most the {count} micro-batches of a data rank{where}")
 
 
 def fingerprint(config: TrainConfig) -> str:
-    """32 hexadecimal digits over everything that decides the parameters."""
+    """32 hexadecimal digits over everything that decides the parameters; of `init` what is in the folder."""
     fields = {
         field.name: canonical(getattr(config, field.name), field.name)
         for field in dataclasses.fields(config)
         if field.name not in _NOT_IN_FINGERPRINT
     }
+    fields["init_seen"] = [] if config.init is None else _seen(Path(config.init))
     text = json.dumps([REVISION, fields], sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
@@ -331,7 +381,7 @@ def _overridden(data: Step | str | tuple[Source, ...], settings: dict[str, str])
     )
 
 
-_NOT_SET = {TrainConfig: ("model", "layout", "init_seen"), Source: ("name", "data")}  # in the recipe only
+_NOT_SET = {TrainConfig: ("model", "layout"), Source: ("name", "data")}  # in the recipe only
 
 
 def _parse(kind: type, key: str, field: str, text: str) -> Any:

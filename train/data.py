@@ -23,7 +23,7 @@ from torch import Tensor
 
 from corpus.blend import Blend
 from corpus.errors import InputError
-from corpus.order import MegatronOrder, Order, Part, mix64, parts
+from corpus.order import MegatronOrder, Order, Part, fim_origins, mix64, parts
 from corpus.tokens import TokenShards
 
 __all__ = ["SENTINELS", "Batch", "Reader", "Stream", "check_ids", "exempt", "fim_slice"]
@@ -61,31 +61,40 @@ class Reader:
         """Ids of a part, transformed where the order says so. InputError for one outside the vocabulary."""
         document = self.shards.document(part.document)
         if part.fim:
-            special = self.shards.special
-            if document[0] == special["fim_begin"]:
-                raise InputError(
-                    f"{self.shards.folder}: document {part.document} is transformed for FIM already; set fim_rate=0, or encode "
-                    "with encode_tokens.fim_rate=0"
-                )
-            content = len(document) - int(document[-1] == special.get("eos"))
-            a, b = self.order.cuts(part.document, part.epoch, content)
-            marks = np.array([special[name] for name in SENTINELS], np.int64)
-            ids = fim_slice(document, content, a, b, marks, part.first, part.count)
+            marks = np.array([self.shards.special[name] for name in SENTINELS], np.int64)
+            ids = fim_slice(document, *self._cut(part, document), marks, part.first, part.stop)
         else:
-            ids = document[part.first : part.first + part.count]
+            ids = document[part.first : part.stop]
         check_ids(ids, self.shards, f"document {part.document}")
         return ids
 
+    def origins(self, part: Part) -> list[tuple[int, int]]:
+        """(first, stop) of the document's ids, as they are in the shards, that a part shows, in order of reading."""
+        if part.fim:
+            cut = self._cut(part, self.shards.document(part.document))
+            return fim_origins(part.first, part.stop, *cut)
+        return [(part.first, part.stop)]
 
-def fim_slice(ids: np.ndarray, content: int, a: int, b: int, marks: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Ids first … first + count - 1 of  begin ids[:a] hole ids[b:content] end ids[a:b] ids[content:] , nothing else read.
+    def _cut(self, part: Part, document: np.ndarray) -> tuple[int, int, int]:
+        """(ids before the end of text, begin of the middle, its end) of a document that is to be transformed."""
+        if document[0] == self.shards.special["fim_begin"]:
+            raise InputError(
+                f"{self.shards.folder}: document {part.document} is transformed for FIM already; set fim_rate=0, or encode "
+                "with encode_tokens.fim_rate=0"
+            )
+        content = len(document) - int(document[-1] == self.shards.special.get("eos"))
+        return content, *self.order.cuts(part.document, part.epoch, content)
+
+
+def fim_slice(ids: np.ndarray, content: int, a: int, b: int, marks: np.ndarray, first: int, stop: int) -> np.ndarray:
+    """Ids [first, stop) of  begin ids[:a] hole ids[b:content] end ids[a:b] ids[content:] , nothing else read.
 
     marks: the ids of begin, hole and end.
     """
     pieces = (marks[:1], ids[:a], marks[1:2], ids[b:content], marks[2:], ids[a:b], ids[content:])
     taken, at = [], 0
     for piece in pieces:
-        taken.append(piece[max(0, first - at) : max(0, first + count - at)].astype(np.int64))
+        taken.append(piece[max(0, first - at) : max(0, stop - at)].astype(np.int64))
         at += len(piece)
     return np.concatenate(taken)
 
@@ -132,9 +141,10 @@ class Stream:
             at = 0
             sources[row] = reader.index
             for part in found:
-                tokens[row, at : at + part.count] = reader.read(part)
-                documents[row, at : at + part.count] = reader.base + part.document
-                at += part.count
+                end = at + part.stop - part.first
+                tokens[row, at:end] = reader.read(part)
+                documents[row, at:end] = reader.base + part.document
+                at = end
         return Batch(tokens, documents, sources)
 
 

@@ -3,6 +3,8 @@
 RUN/config.json    what is trained, to read
 RUN/order.json     which step reads what, for `corpus explain`
 RUN/train.jsonl    one line per step; after a resume exactly the lines an undisturbed run would have (timings apart)
+RUN/report.html    its plots, for `corpus report`
+RUN/left_out.json  steps left out after going back from a bad one
 RUN/checkpoints/   see checkpoint.py
 RUN/summary.json   written last, when all steps are done
 """
@@ -12,53 +14,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import io
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
-from train import checkpoint
+from corpus.shards import write_json
+from train import checkpoint, watch
 from train.checkpoint import Checkpoints
 from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
-from train.data import Stream, exempt
 from train.hf import export_model, import_model
-from train.loss import IGNORED
-from train.microbatches import Sums, run_microbatches
-from train.model import Model, count_parameters, make_model
+from train.model import count_parameters, make_model
 from train.optim import Optimizer
-from train.parallel import ALONE, Ranks, total
-from train.schedule import learning_rate, samples_before
-from train.sources import Data, open_data, order_plan, streams, unigram_entropy
+from train.parallel import ALONE, Ranks
+from train.schedule import samples_before
+from train.sources import open_data, order_plan, streams, unigram_entropy
+from train.step import Run, run_step, validate
 
 __all__ = ["Run", "export", "open_run", "run_step", "train", "validate"]
 
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass
-class Run:
-    """A run in memory, after `step` finished steps; on each rank its part."""
-
-    config: TrainConfig  # vocab_size filled in
-    folder: Path
-    ranks: Ranks
-    shards: Data
-    model: Model
-    optimizer: Optimizer
-    checkpoints: Checkpoints
-    stream: Stream
-    validation: Stream | None
-    entropy: float
-    fingerprint: str
-    step: int = 0
-    note: str = ""
+_GO_BACKS = 3  # times to the same parameters
 
 
 def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
@@ -84,6 +64,8 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
 
 
 def _resume(run: Run) -> None:
+    noted = run.folder / "left_out.json"
+    run.left_out = [tuple(entry) for entry in json.loads(noted.read_text("utf-8"))] if noted.exists() else []
     found = checkpoint.newest(run.folder / "checkpoints")
     if found is None:
         run.note = "" if run.config.init is None else f", parameters of {run.config.init}"
@@ -95,8 +77,7 @@ def _resume(run: Run) -> None:
                 f"checkpoint {found} was trained with {key} {state[key]}, this run has {expected[key]}"
                 f"{_differing(run) if key == 'fingerprint' else ''}. Give another `out`, or delete {run.folder} to start again."
             )
-    run.checkpoints.load(found)
-    run.step = state["step"]
+    _restore(run, found)
     for key in ("threads", "layout"):
         if state[key] != expected[key]:
             run.note += f"; the steps before ran with {key} {state[key]}, so last bits may differ from an undisturbed run"
@@ -121,101 +102,14 @@ def _state(run: Run) -> dict[str, Any]:
     """What a checkpoint remembers besides tensors; `sample` is the whole state of the data."""
     return {
         "step": run.step,
+        "updates": run.updates,
+        "recent": list(run.recent),
         "sample": samples_before(run.step, run.config),
         "fingerprint": run.fingerprint,
         "shards": {"documents": run.shards.documents, "tokens": run.shards.tokens, "vocab_size": run.shards.vocab_size},
         "threads": torch.get_num_threads(),
         "layout": dataclasses.asdict(run.config.layout),
     }
-
-
-def _pass(run: Run, stream: Stream, first: int, count: int, real: int | None = None) -> tuple[Sums, float, int]:
-    """Samples first … first + count - 1 of a stream through the model, this rank's share of them.
-
-    real: of the samples so many count, the rest makes ranks even. Returns (this rank's sums, nats and labels of all ranks).
-    """
-    c, ranks = run.config, run.ranks
-    local = count // ranks.layout.data_ranks
-    start = first + ranks.data_rank * local
-    batch = stream.batch(start, local)
-    documents_BL1 = batch.documents_BL1
-    labels_BL = batch.tokens_BL1[:, 1:].copy()
-    if c.document_mask:
-        labels_BL[documents_BL1[:, 1:] != documents_BL1[:, :-1]] = IGNORED
-    if real is not None:
-        labels_BL[max(0, first + real - start) :] = IGNORED
-    labels = total(torch.tensor(int((labels_BL != IGNORED).sum()), device=ranks.device), ranks.data)
-    sums = run_microbatches(
-        run.model,
-        torch.from_numpy(batch.tokens_BL1[:, :-1]).contiguous().to(ranks.device),
-        torch.from_numpy(labels_BL).to(ranks.device),
-        int(labels),
-        c.layout.micro(count),
-        torch.from_numpy(documents_BL1[:, :-1]).contiguous().to(ranks.device) if c.document_mask else None,
-        None if c.model.capacity_factor is None else exempt(start, local).to(ranks.device),
-    )
-    nats = labels.new_zeros((), dtype=torch.float64) if sums.losses_BL is None else sums.losses_BL.sum(dtype=torch.float64)
-    return sums, float(total(total(nats, ranks.data), ranks.pipeline)), int(labels)
-
-
-def run_step(run: Run) -> dict[str, Any]:
-    """One update; its line of the log. TrainError for a loss or gradient that is not finite, parameters then untouched."""
-    config, ranks, started = run.config, run.ranks, time.perf_counter()
-    lr = learning_rate(run.step, config)
-    run.optimizer.zero_grad()
-    sums, nats, labels = _pass(run, run.stream, samples_before(run.step, config), config.batch)
-    run.optimizer.reduce()
-    norm = run.optimizer.clip(config.clip)
-    loss = nats / max(1, labels)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainError(
-            f"step {run.step + 1}: loss {loss}, gradient norm {norm}; finite numbers expected. The parameters are still "
-            f"those of step {run.step}. Lower lr (now {lr:.3g}) or raise warmup ({config.warmup}).",
-            step=run.step + 1,
-        )
-    run.optimizer.step(lr)
-    load_LE = total(sums.load_LE, ranks.data)
-    run.model.move_biases(load_LE)
-    run.step += 1
-    seconds = time.perf_counter() - started
-    tokens = config.batch * config.seq_len
-    line = {"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": run.step * tokens}
-    return (
-        line
-        | _routing(run, sums, load_LE)
-        | {
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(tokens / seconds, 1),
-        }
-    )
-
-
-def _routing(run: Run, sums: Sums, load_LE: Tensor) -> dict[str, float]:
-    """What the routers of all layers did, the same on every rank."""
-    c, ranks = run.config.model, run.ranks
-    layers = max(1, c.num_hidden_layers - c.first_k_dense_replace)
-    values = torch.cat((sums.losses_4.double(), sums.dropped.double()[None] * len(load_LE)))
-    values = total(total(values, ranks.data), ranks.pipeline).tolist()
-    uneven = load_LE.amax(1) / load_LE.double().mean(1) if len(load_LE) else torch.ones(1, device=ranks.device)
-    worst = total(uneven.double().max(), ranks.pipeline, torch.distributed.ReduceOp.MAX)
-    line = {"load_max_over_mean": float(worst)}
-    for name, alpha, value in zip(("balance", "device", "comm", "z"), c.alphas, values, strict=False):
-        if alpha or name == "balance":
-            line |= {name: value / layers, f"{name}_loss": alpha * value}
-    return line | ({} if c.capacity_factor is None else {"dropped": values[4] / layers})
-
-
-@torch.no_grad()
-def validate(run: Run) -> float | None:
-    """Mean loss in nats over the same few sequences of held-out documents each time; None where none are held out."""
-    if run.validation is None or run.config.validation_sequences == 0:
-        return None
-    samples = min(run.config.validation_sequences, run.validation.samples)
-    nats, labels = 0.0, 0
-    for first in range(0, samples, run.config.batch):
-        _, more, counted = _pass(run, run.validation, first, run.config.batch, min(run.config.batch, samples - first))
-        nats, labels = nats + more, labels + counted
-    return nats / max(1, labels)
 
 
 def train(
@@ -245,7 +139,7 @@ def train(
                 checkpoint.write_text(finished, json.dumps(summary, indent=1, sort_keys=True))
             ranks.barrier()
             summary = json.loads(finished.read_text("utf-8"))
-    say(_sentence(summary))
+    say(watch.sentence(summary))
     return summary
 
 
@@ -265,22 +159,70 @@ def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, sa
 
 
 def _run_steps(run: Run, last: int, say: Say) -> None:
-    path = run.folder / "train.jsonl"
-    if run.ranks.rank == 0:
+    path, first = run.folder / "train.jsonl", run.ranks.rank == 0
+    if first:
         _truncate(path, run.step)
-    with path.open("a", encoding="utf-8") if run.ranks.rank == 0 else io.StringIO() as log:
-        while run.step < last:
-            line = run_step(run)
-            due = run.step % run.config.checkpoint_every == 0 or run.step == run.config.steps
-            if due:
-                line["validation_loss"] = validate(run)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            if due or run.step % 10 == 0 or run.step == 1:
-                say(_short(line, run.config.steps))
-            if due or run.step == last:
-                run.checkpoints.save(_state(run))
-        run.checkpoints.finish()
+    writer = watch.tensorboard(run.folder / "tensorboard") if first and run.config.tensorboard else None
+    while run.step < last:
+        line = run_step(run)
+        if "left_out" in line and line["loss"] is not None and run.config.on_spike == "roll_back":
+            say(watch.short(line, run.config.steps))
+            _roll_back(run, say)
+            continue
+        due = run.step % run.config.checkpoint_every == 0 or run.step == run.config.steps
+        if due:
+            line["validation_loss"] = validate(run)
+        if first:
+            with path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        if writer is not None:
+            watch.add_scalars(writer, line)
+        if due or run.step % 10 == 0 or run.step == 1 or "left_out" in line:
+            say(watch.short(line, run.config.steps))
+        if due or run.step == last:
+            run.checkpoints.save(_state(run))
+            if first:
+                _draw(run)
+    run.checkpoints.finish()
+    if writer is not None:
+        writer.close()
+
+
+def _draw(run: Run) -> None:
+    lines = watch.read_lines(run.folder / "train.jsonl")
+    checkpoint.write_text(run.folder / "report.html", watch.draw(lines, run.folder.name))
+
+
+def _roll_back(run: Run, say: Say) -> None:
+    """To the newest checkpoint; the steps from there to the bad one are left out when they come again.
+
+    Noted in RUN/left_out.json before anything else is touched, so a run killed in between goes back the same way.
+    """
+    bad = run.step
+    run.checkpoints.finish()
+    found = checkpoint.newest(run.folder / "checkpoints")
+    state = {"step": 0, "updates": 0} if found is None else checkpoint.read_state(found)
+    before, updates = state["step"], state["updates"]
+    if found is None or sum(entry[2] == updates for entry in run.left_out) >= _GO_BACKS:
+        why = "none yet" if found is None else f"gone back {_GO_BACKS} times to {updates} updates"
+        raise TrainError(
+            f"step {bad} is bad and there is no checkpoint to go back to that would help ({why}). Lower lr or raise warmup.",
+            step=bad,
+        )
+    run.left_out.append((before, bad, updates))
+    if run.ranks.rank == 0:
+        checkpoint.write_text(run.folder / "left_out.json", json.dumps(run.left_out))
+        _truncate(run.folder / "train.jsonl", before)
+    run.ranks.barrier()
+    _restore(run, found)
+    say(f"gone back to step {before}; steps {before + 1} to {bad} are left out")
+
+
+def _restore(run: Run, found: Path) -> None:
+    state = run.checkpoints.load(found)
+    run.step, run.updates = state["step"], state["updates"]
+    run.recent.clear()
+    run.recent.extend(state["recent"])
 
 
 def _truncate(path: Path, step: int) -> None:
@@ -298,7 +240,7 @@ def _fields(run: Run) -> dict[str, Any]:
 
 def _write_config(run: Run) -> None:
     checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
-    checkpoint.write_text(run.folder / "order.json", json.dumps(order_plan(run.config, run.shards), indent=1))
+    write_json(run.folder / "order.json", order_plan(run.config, run.shards))
 
 
 def _silent(text: str) -> None:
@@ -321,38 +263,18 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (run.folder / "train.jsonl").read_text("utf-8").splitlines()]
-    tail = [line["loss"] for line in lines[-20:]]
+    lines = watch.read_lines(run.folder / "train.jsonl")
+    tail = [line["loss"] for line in lines[-20:] if "left_out" not in line] or [math.nan]
     return {
         "fingerprint": run.fingerprint,
         "steps": run.step,
-        "tokens": run.step * run.config.batch * run.config.seq_len,
+        "tokens": lines[-1]["tokens"],
         "final_loss": sum(tail) / len(tail),
         "validation_loss": lines[-1].get("validation_loss"),
         "unigram_entropy": run.entropy,
         "seconds": round(sum(line["seconds"] for line in lines), 1),
         "folder": str(run.folder),
     }
-
-
-def _sentence(summary: dict[str, Any]) -> str:
-    loss, entropy, held = summary["final_loss"], summary["unigram_entropy"], summary["validation_loss"]
-    where = "below" if loss < entropy else "NOT below"
-    outside = "no documents held out" if held is None else f"held-out documents {held:.3f}"
-    return (
-        f"{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s. Loss {loss:.3f} nats (mean of "
-        f"the last 20 steps), {abs(entropy - loss):.3f} {where} the unigram entropy of {entropy:.3f}; {outside}. "
-        f"{summary['folder']}"
-    )
-
-
-def _short(line: dict[str, Any], steps: int) -> str:
-    held = line.get("validation_loss")
-    return (
-        f"step {line['step']:>{len(str(steps))}}/{steps}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
-        f"norm {line['grad_norm']:.2f}  load {line['load_max_over_mean']:.2f}  {line['tokens_per_second']:,.0f} tokens/s"
-        + ("" if held is None else f"  held out {held:.4f}")
-    )
 
 
 def _say_plan(run: Run, say: Say) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from kernels.fuse import fused_on_cuda
 from train.parallel import Group, total
 
-__all__ = ["IGNORED", "cross_entropy"]
+__all__ = ["CHUNK", "IGNORED", "cross_entropy"]
 
 IGNORED = -100  # label of a position that is not to be predicted
-_CHUNK = 1 << 31  # bytes of fp32 logits at a time; smaller ones make slow products, and a sum of the weight's size each
+CHUNK = 1 << 31  # bytes of fp32 logits at a time; smaller ones make slow products, and a sum of the weight's size each
 
 
 def cross_entropy(x_TH: Tensor, w_VH: Tensor, labels_T: Tensor, group: Group = None, first: int = 0) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class _CrossEntropy(torch.autograd.Function):
         losses_T = torch.empty(len(x_TH), dtype=wide, device=x_TH.device)
         dx_TH = torch.empty_like(x_TH) if needed else None
         dw_VH = torch.zeros_like(w_VH, dtype=wide) if needed else None
-        rows = max(1, _CHUNK // (4 * len(w_VH)))
+        rows = max(1, CHUNK // (4 * len(w_VH)))
         for start in range(0, len(x_TH), rows):
             part = slice(start, start + rows)
             x_RH, labels_R = x_TH[part], labels_T[part]

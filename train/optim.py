@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from train.config import TrainConfig
 from train.parallel import Group, Ranks, split_dim, total
 
-__all__ = ["Optimizer", "Owned"]
+__all__ = ["Optimizer", "Owned", "owned_rows"]
 
 
 @dataclasses.dataclass
@@ -68,7 +68,7 @@ class Optimizer:
     def _own(self, name: str, p: nn.Parameter, gradient: Tensor, expert: bool) -> None:
         group = self._group(expert)
         share = 1 if group is None or not self.config.layout.zero1 else dist.get_world_size(group)
-        rows = -(-len(p) // share)
+        rows = owned_rows(len(p), share)
         first = min(len(p), rows * (dist.get_rank(group) if share > 1 else 0))
         master = p.detach()[first : first + rows]
         if p.dtype != gradient.dtype:
@@ -142,6 +142,11 @@ class Optimizer:
             state["step"].fill_(step)
 
 
+def owned_rows(rows: int, share: int) -> int:
+    """Of a parameter's rows, how many the first of `share` ranks updates: no other has more."""
+    return -(-rows // share)
+
+
 def _accumulate(p: nn.Parameter, gradient: Tensor) -> None:
     gradient += p.grad
     p.grad = None
@@ -156,7 +161,9 @@ def _gather_rows(owned: list[Owned], group: dist.ProcessGroup) -> None:
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
     if not owned:
         return
-    pieces = [o.parameter.split(max(1, -(-len(o.parameter) // ranks))) for o in owned]  # fewer than `ranks` where rows are few
+    pieces = [
+        o.parameter.split(max(1, owned_rows(len(o.parameter), ranks))) for o in owned
+    ]  # fewer than `ranks` where rows are few
     longest = sum(piece[0].numel() for piece in pieces)
     sample = owned[0].parameter
     flat = torch.zeros(ranks, longest, dtype=sample.dtype, device=sample.device)

@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 
 from corpus.errors import ConfigError, InputError
-from corpus.order import Order, mix64, order_of, permuted
+from corpus.order import Order, order_of
+from corpus.permutation import mix64, permuted
 from corpus.step import Step
 from corpus.tokens import TokenShards
 from train.config import Source, TrainConfig
@@ -103,6 +104,11 @@ def _check_fim(shards: TokenShards) -> None:
         raise ConfigError(
             f"fim_rate: the tokenizer of {shards.folder} has no {', '.join(missing)} token "
             f"(it has {', '.join(shards.special) or 'none that tokens.json names'}); set fim_rate=0"
+        )
+    if changed := shards.fim_documents():
+        raise ConfigError(
+            f"fim_rate: {changed:,} of {shards.documents:,} documents of {shards.folder} are transformed for FIM already; set "
+            "fim_rate=0, or encode with encode_tokens.fim_rate=0"
         )
 
 
