@@ -153,9 +153,18 @@ def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, sa
         run = open_run(config, root)
         special = run.shards.special
         ids = {f"{name}_token_id": special[name] for name in ("bos", "eos") if name in special}
-        carry = tuple(file for file in (run.shards.tokenizer_path,) if file.exists())
-        export_model(run.model, folder, dtype, carry=carry, **ids)
+        path_of = run.shards.tokenizer_path
+        carry = (path_of,) if path_of.exists() else ()
+        export_model(run.model, folder, dtype, carry=carry, eos=_special_token(path_of, special.get("eos")), **ids)
     say(f"step {run.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}")
+
+
+def _special_token(tokenizer: Path, number: int | None) -> str | None:
+    """How a tokenizer.json writes one of its added tokens."""
+    if number is None or not tokenizer.exists():
+        return None
+    added = json.loads(tokenizer.read_text("utf-8"))["added_tokens"]
+    return next((token["content"] for token in added if token["id"] == number), None)
 
 
 def _run_steps(run: Run, last: int, say: Say) -> None:
