@@ -9,6 +9,8 @@ paper says which repositories it took only by date, and of Common Crawl nothing.
 
 from __future__ import annotations
 
+import dataclasses
+
 from corpus.step import Step
 from recipes.prose import natural_language, paper_shares, unique_pages
 from recipes.repositories import clean_files, code_related_text, recalled_files, samples
@@ -16,7 +18,7 @@ from recipes.sources import paper_benchmarks
 from recipes.web import topic_pages
 from stages import crawl_commoncrawl, crawl_github, encode_tokens, extract_text, index_benchmarks, mix, train_tokenizer
 
-__all__ = ["recipe"]
+__all__ = ["long_documents", "recipe"]
 
 # CV2 2: "coding forums such as StackOverflow, library sites such as PyTorch documentation, mathematics websites such as
 # StackExchange". MATH 2.1 began with OpenWebMath instead; to begin with that, make it a step and give it to recall as the seed.
@@ -64,6 +66,14 @@ def recipe() -> Step:
     mixed = Step("mix", mix.Config(sources=sources, tokenizer=tokenizer))
     # CV2 3.1: fill-in-the-middle, PSM, at a rate of 0.5, per document before packing (16B; the 236B model has none).
     return Step("encode_tokens", encode_tokens.Config(files=mixed, tokenizer=tokenizer, fim_rate=0.5))
+
+
+def long_documents(encoded: Step, long_tokens: int, factor: float) -> Step:
+    """The recipe with documents of `long_tokens` tokens or more drawn `factor` times as often as the others of their source."""
+    mixed = encoded.config.files
+    sources = tuple(dataclasses.replace(source, long_tokens=long_tokens, long_factor=factor) for source in mixed.config.sources)
+    mixed = Step(mixed.name, dataclasses.replace(mixed.config, sources=sources))
+    return Step(encoded.name, dataclasses.replace(encoded.config, files=mixed))
 
 
 def web() -> Step:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 
 from corpus.step import Step
+from recipes.deepseek_coder_v2 import long_documents
 from recipes.deepseek_coder_v2 import recipe as corpus
 from train.config import Layout, ModelConfig, TrainConfig
 
@@ -110,8 +111,10 @@ def long_32k() -> TrainConfig:
         steps=1000,
         batch=1152,
         seq_len=32_768,
-        # Not stated. DeepSeek-Coder (CV1 3.6) kept the rate of the last phase; here that is where the cosine ended. The
-        # moments of Adam begin anew, hence a short warm-up. CV2 up-samples long documents, by a factor not given: not done.
+        # CV2 3.4 up-samples long documents; neither from what length nor how often is stated. Half a sequence, and four times.
+        data=long_documents(before.data, 16_384, 4.0),
+        # The rate is not stated. DeepSeek-Coder (CV1 3.6) kept that of the last phase; here it is where the cosine ended.
+        # The moments of Adam begin anew, hence a short warm-up.
         schedule="constant",
         lr=before.lr * before.min_lr_ratio,
         warmup=20,
@@ -128,6 +131,7 @@ def long_128k() -> TrainConfig:
         long_32k(),
         name="moe_236b_long_128k",
         init="exported/moe_236b_long_32k",
+        data=long_documents(recipe().data, 65_536, 4.0),
         batch=288,
         seq_len=131_072,
         layout=Layout(pp=8, ep=16, tp=8, micro_batch=1),

@@ -188,11 +188,12 @@ def test_a_run_exports_and_the_next_starts_there(tmp_path: Path, capsys: pytest.
         assert torch.equal(a, b)
     assert run.step == 0 and loop.validate(run) == done["validation_loss"]
     changed = toy(tmp_path / "run", steps=6, seed=9)
-    assert fingerprint(second) != fingerprint(changed)
+    named = fingerprint(second)
+    assert named != fingerprint(changed)
     shutil.move(tmp_path / "hf", tmp_path / "moved")
-    assert fingerprint(dataclasses.replace(second, init=str(tmp_path / "moved"))) == fingerprint(second)
+    assert fingerprint(dataclasses.replace(second, init=str(tmp_path / "moved"))) == named
     with pytest.raises(ConfigError, match=r"nowhere: the folder of a Hugging Face checkpoint expected"):
-        toy(tmp_path / "run", init=str(tmp_path / "nowhere"))
+        loop.train(toy(tmp_path / "run", init=str(tmp_path / "nowhere")), tmp_path)
     with pytest.raises(ConfigError, match="n_group 1 there, 2 here"):
         grouped = dataclasses.replace(second.model, n_group=2, topk_group=1)
         loop.open_run(toy(tmp_path / "run", init=str(tmp_path / "moved"), model=grouped, out=str(tmp_path / "t")), tmp_path)

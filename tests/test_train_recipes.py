@@ -82,6 +82,15 @@ def test_long_stages_change_positions_and_nothing_else_of_the_model(size: object
     assert [c.init for c in (second, third)] == [f"exported/{c.name}" for c in (first, second)]
 
 
+@pytest.mark.parametrize("size", [moe_16b, moe_236b])
+def test_long_documents_are_drawn_more_often_and_the_rest_of_the_corpus_is_the_same(size: object) -> None:
+    first, second, third = (getattr(size, name)().data for name in ("recipe", "long_32k", "long_128k"))
+    steps = [{step.name: step for step in walk(data)} for data in (first, second, third)]
+    for long, tokens in ((steps[1], 16_384), (steps[2], 65_536)):
+        assert {name for name in long if long[name] != steps[0][name]} == {"mix", "encode_tokens"}
+        assert {(s.long_tokens, s.long_factor) for s in long["mix"].config.sources} == {(tokens, 4.0)}
+
+
 def test_fill_in_the_middle_is_the_small_models_alone() -> None:
     for config, rate in ((moe_16b.recipe(), 0.5), (moe_236b.recipe(), 0.0), (moe_236b.long_128k(), 0.0)):
         encode = next(step for step in walk(config.data) if step.name == "encode_tokens")
