@@ -241,7 +241,7 @@ def export_model(
 ) -> None:
     """A new folder that transformers, vLLM and import_model load. carry: files to copy beside it, as tokenizer.json.
 
-    eos: the end-of-text token, for tokenizer_config.json; without that lm-evaluation-harness finds no token to begin a text with.
+    eos: the end-of-text token, for tokenizer_config.json; lm-evaluation-harness finds no token to begin a text with otherwise.
     It begins texts as well, since what stands before a document in training is the end of another.
     shard_bytes: of a file, at most, but for a tensor that is larger. more: fields of config.json.
     """
