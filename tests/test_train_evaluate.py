@@ -23,7 +23,7 @@ from stages import encode_tokens
 from tests.test_train_evaluate_model import codec, one_thread
 from tests.test_train_loop import MODEL
 from tests.toys import texts
-from train import loop
+from train import functional, loop, sandbox
 from train.__main__ import main as train_main
 from train.config import TrainConfig
 from train.evaluate import Meter, comparison, figures, read_items, write_items
@@ -142,6 +142,16 @@ def test_programs_and_questions_from_the_command_line(root: Path, capsys: pytest
     assert [item.task for item in items] == ["pass@1", "pass@2"] * 2 + ["few-shot"] * 3
     assert all(len(item.more["completions"]) == item.more["samples"] == 3 for item in items[:4])
     assert "pass@2" in capsys.readouterr().out
+
+
+def test_a_machine_that_cannot_shut_programs_in_writes_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"task_id": "a", "prompt": "p", "entry_point": "f", "test": "t"}))
+    monkeypatch.setattr(sandbox, "missing", lambda: "this kernel is old")
+    monkeypatch.setattr(functional, "generate", None)
+    assert main([str(root / "exported"), "--root", str(root), "--humaneval", str(tmp_path / "tasks.jsonl")]) == 1
+    assert "not run here. this kernel is old" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ TWO = {
     "dp2, accumulated": {"dp": 2, "micro_batch": 1},
     "ep2": {"ep": 2},
     "ep2, no zero, accumulated": {"ep": 2, "zero1": False, "micro_batch": 2},
+    "fsdp": {"dp": 2, "fsdp": True, "micro_batch": 2},
     "tp2": {"tp": 2},
     "pp2": {"pp": 2, "micro_batch": 2},
     "pp2, as few micro-batches as can be": {"pp": 2},
@@ -136,6 +137,7 @@ TWO = {
 FOUR = {
     "dp2 ep2": {"dp": 2, "ep": 2, "micro_batch": 1},
     "dp2 ep2, no zero": {"dp": 2, "ep": 2, "zero1": False},
+    "fsdp, ep2": {"dp": 2, "ep": 2, "fsdp": True},
     "tp2 ep2": {"tp": 2, "ep": 2},
     "pp2 ep2": {"pp": 2, "ep": 2, "micro_batch": 1},
     "pp4": {"pp": 4, "micro_batch": 1},
@@ -176,6 +178,7 @@ def test_a_checkpoint_serves_any_layout(tmp_path: Path) -> None:
         ("1", {}, {"dp": 2, "ep": 2}),
         ("2", {"dp": 2, "ep": 2}, {"tp": 2, "pp": 2}),
         ("3", {"tp": 2, "ep": 2, "zero1": False}, {"dp": 4}),
+        ("4", {"dp": 4, "fsdp": True}, {"dp": 2, "tp": 2, "fsdp": True}),
         ("same", {"dp": 2, "ep": 2}, {"dp": 2, "ep": 2}),
     ]
     router = {"scoring_func": "sigmoid", "group_score": "top2", "bias_update_speed": 0.01}  # has a bias to be kept, too

@@ -179,3 +179,12 @@ def test_cross_entropy_in_chunks_is_cross_entropy(monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(got, want)
     with torch.no_grad():
         torch.testing.assert_close(cross_entropy(x, w, labels)[0], expected.sum())
+
+
+def test_biases_move_towards_the_experts_with_less_than_the_mean() -> None:
+    config = dataclasses.replace(TINY, num_hidden_layers=3, scoring_func="sigmoid", bias_update_speed=0.25)
+    model = make_model(config, 0)
+    model.move_biases(torch.tensor([[10, 20, 30, 20], [5, 5, 5, 5]], dtype=torch.int32))
+    model.move_biases(torch.tensor([[10, 20, 30, 20], [0, 8, 6, 6]], dtype=torch.int32))
+    biases = [layer.mlp.gate.e_score_correction_bias.tolist() for layer in list(model.model.layers.values())[1:]]
+    assert biases == [[0.5, 0.0, -0.5, 0.0], [0.25, -0.25, -0.25, -0.25]]

@@ -4,6 +4,7 @@ python -m train recipes.moe_tiny
 python -m train recipes.moe_tiny --set lr=1e-3 --set model.n_routed_experts=16 --steps 100
 python -m train recipes.moe_tiny --export exported
 torchrun --nproc-per-node 4 -m train recipes.moe_tiny --set layout.dp=2 --set layout.ep=2
+python -m train plan recipes.moe_16b
 python -m train inspect recipes.moe_tiny --step 17
 python -m train evaluate recipes.moe_tiny --bits --fim
 """
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _common(top)
     top.add_argument("--steps", type=int, metavar="N", help="stop after step N; the schedule stays that of the whole run")
+    top.add_argument(
+        "--ray", action="store_true", help="run the ranks as workers of Ray Train, on the cluster RAY_ADDRESS names"
+    )
     top.add_argument("--export", metavar="FOLDER", help="write the newest checkpoint for transformers, train nothing")
     top.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"], help="of --export's weights")
     return top
@@ -111,7 +115,11 @@ def _train(arguments: list[str]) -> None:
 
     # OMP_NUM_THREADS wins, as everywhere in torch; without it, every core this process may use.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    if options.export is not None:
+    if options.ray:
+        from train.on_ray import launch
+
+        launch(config, root, options.steps)
+    elif options.export is not None:
         export(config, root, Path(options.export), getattr(torch, options.dtype))
     else:
         with join(config.layout) as ranks:
@@ -137,8 +145,14 @@ def _evaluate(arguments: list[str]) -> int:
     return evaluate(arguments)
 
 
+def _plan(arguments: list[str]) -> int:
+    from train.plan import main as plan
+
+    return plan(arguments)
+
+
 # What may stand first instead of a recipe. A recipe of that name is reached as NAME:recipe.
-COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate, "inspect": _inspect}
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate, "inspect": _inspect, "plan": _plan}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ before it or more. stride = window is fastest and forgets everything at a border
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corpus.errors import ConfigError
+from train.items import Progress
 from train.subject import Subject
 
 __all__ = ["Window", "nats", "sequence_of", "windows"]
 
-Progress = Callable[[int], None]
 _ROWS = 1024  # of logits made at once: 400 MB for a vocabulary of 100,000
 
 

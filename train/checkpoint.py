@@ -154,7 +154,7 @@ class Checkpoints:
             return local
         if o is None:
             return DTensor.from_local(local, self._dense, [Replicate(), Replicate()], run_check=False)
-        layout, rows = self.ranks.layout, Shard(0) if self.ranks.layout.zero1 else Replicate()
+        layout, rows = self.ranks.layout, Shard(0) if self.ranks.layout.zero1 or self.ranks.layout.fsdp else Replicate()
         shape = [len(o.parameter), *local.shape[1:]]
         if o.expert:
             split = 2 if key.endswith("down_proj") else 1

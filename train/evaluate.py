@@ -103,6 +103,7 @@ def answer(
             unsafe=unsafe,
             say=say,
             progress=Meter("programs written", len(programs) * tasks.samples),
+            running=Meter("programs run", len(programs) * tasks.samples),
             **shared,
         )
     if tasks.gsm8k is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from corpus.errors import ConfigError, InputError
 from train.generate import Sampling, generate
 from train.items import Item, Progress, Say, key_of, last_tokens, read_rows
-from train.sandbox import Limits, run_programs
+from train.sandbox import Limits, require, run_programs
 from train.subject import Subject
 
 __all__ = ["STOPS", "pass_at_k", "program_of", "read_tasks", "run_tasks", "score_tasks"]
@@ -59,8 +59,10 @@ def score_tasks(
     batch_tokens: int,
     say: Say,
     progress: Progress = lambda done: None,
+    running: Progress = lambda done: None,
 ) -> list[Item]:
     """Items of "pass@k" for every k. A prompt too long for the context keeps its end, and that is said."""
+    require(unsafe)  # before an hour of writing programs
     for k in ks:
         pass_at_k(samples, 0, k)
     if samples > 1 and sampling.temperature == 0:
@@ -78,7 +80,7 @@ def score_tasks(
     )
     texts = [generated.text.decode("utf-8", "replace") for generated in found]
     completions = [texts[i * samples : (i + 1) * samples] for i in range(len(tasks))]
-    return run_tasks(tasks, completions, ks=ks, limits=limits, workers=workers, unsafe=unsafe)
+    return run_tasks(tasks, completions, ks=ks, limits=limits, workers=workers, unsafe=unsafe, progress=running)
 
 
 def run_tasks(

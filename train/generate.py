@@ -6,7 +6,7 @@ or in which order. Logits do, in their last bits, as in every matrix product; so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from corpus.errors import ConfigError
 from corpus.order import mix64
+from train.items import Progress
 from train.latent_cache import LatentCache
 from train.subject import Subject
 
 __all__ = ["GREEDY", "Generated", "Sampling", "generate"]
-
-Progress = Callable[[int], None]
 
 
 class Sampling(NamedTuple):

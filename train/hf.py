@@ -235,11 +235,14 @@ def export_model(
     dtype: torch.dtype,
     *,
     carry: tuple[Path, ...] = (),
+    eos: str | None = None,
     shard_bytes: int = _SHARD_BYTES,
     **more: Any,
 ) -> None:
     """A new folder that transformers, vLLM and import_model load. carry: files to copy beside it, as tokenizer.json.
 
+    eos: the end-of-text token, for tokenizer_config.json; lm-evaluation-harness finds no token to begin a text with otherwise.
+    It begins texts as well, since what stands before a document in training is the end of another.
     shard_bytes: of a file, at most, but for a tensor that is larger. more: fields of config.json.
     """
     if folder.exists():
@@ -261,6 +264,9 @@ def export_model(
         (temporary / _INDEX).write_text(json.dumps(index, indent=1), "utf-8")
     config = json.dumps(write_config(model.config, dtype, **more), indent=1)
     (temporary / "config.json").write_text(config + "\n", "utf-8")
+    if eos is not None:
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "bos_token": eos, "add_bos_token": False}
+        (temporary / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     for file in carry:
         shutil.copy(file, temporary / file.name)
     os.replace(temporary, folder)

@@ -27,6 +27,7 @@ from corpus.shards import write_json
 from train import checkpoint, watch
 from train.checkpoint import Checkpoints
 from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
+from train.fsdp import share_parameters
 from train.hf import export_model, import_model
 from train.model import count_parameters, make_model
 from train.optim import Optimizer
@@ -51,9 +52,12 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard that costs 6 % of a step here
-    model = make_model(config.model, config.seed, getattr(torch, config.dtype), ranks, config.recompute)
+    dtype = torch.float32 if config.layout.fsdp and config.dtype == "bfloat16" else getattr(torch, config.dtype)
+    model = make_model(config.model, config.seed, dtype, ranks, config.recompute)
     if config.init is not None and checkpoint.newest(folder / "checkpoints") is None:
         import_model(Path(config.init), model)  # before the masters are taken from it
+    if config.layout.fsdp:
+        share_parameters(model, config, ranks)
     optimizer = Optimizer(model, config, ranks)
     checkpoints = Checkpoints(folder / "checkpoints", ranks, model, optimizer, config.checkpoints_kept)
     stream, validation = streams(config, shards)
@@ -153,9 +157,18 @@ def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, sa
         run = open_run(config, root)
         special = run.shards.special
         ids = {f"{name}_token_id": special[name] for name in ("bos", "eos") if name in special}
-        carry = tuple(file for file in (run.shards.tokenizer_path,) if file.exists())
-        export_model(run.model, folder, dtype, carry=carry, **ids)
+        path_of = run.shards.tokenizer_path
+        carry = (path_of,) if path_of.exists() else ()
+        export_model(run.model, folder, dtype, carry=carry, eos=_special_token(path_of, special.get("eos")), **ids)
     say(f"step {run.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}")
+
+
+def _special_token(tokenizer: Path, number: int | None) -> str | None:
+    """How a tokenizer.json writes one of its added tokens."""
+    if number is None or not tokenizer.exists():
+        return None
+    added = json.loads(tokenizer.read_text("utf-8"))["added_tokens"]
+    return next((token["content"] for token in added if token["id"] == number), None)
 
 
 def _run_steps(run: Run, last: int, say: Say) -> None:

@@ -66,19 +66,6 @@ class Embedding(nn.Embedding):
         super().__init__(config.vocab_size // ranks.layout.tp, config.hidden_size)
         self.ranks = ranks
 
-    @torch.no_grad()
-    def move_biases(self, load_LE: Tensor) -> None:
-        """V3's balance without a loss (section 2.1.2): experts with less than the mean load become likelier, others less.
-
-        load: of the whole step, one row per mixture layer of this stage.
-        """
-        speed = self.config.bias_update_speed
-        if speed is None:
-            return
-        mixtures = [layer.mlp for layer in self.model.layers.values() if isinstance(layer.mlp, MoE)]
-        for mixture, load_E in zip(mixtures, load_LE.double(), strict=True):
-            mixture.gate.e_score_correction_bias += speed * torch.sign(load_E.mean() - load_E)
-
     def forward(self, tokens_BS: Tensor) -> Tensor:
         if self.ranks.tensor is None:
             return super().forward(tokens_BS)

@@ -6,6 +6,7 @@
     ZeRO-1      with `layout.zero1` each of the ranks that hold the same parameter keeps masters and moments of its rows only
                 (dimension 0 in equal runs, the last ones shorter or empty), updates those, and gathers the others' rows
                 (Rajbhandari et al., arXiv 1910.02054)
+    FSDP        with `layout.fsdp` parameters and gradients are rows already, summed when the backward pass ends (fsdp.py)
 
 Decay (decoupled, Loshchilov & Hutter) applies to matrices, fused experts included, and not to norm weights: those are 1-D.
 The update is element by element, so it does not depend on who does it.
@@ -18,6 +19,7 @@ import dataclasses
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from train.config import TrainConfig
 from train.parallel import Group, Ranks, split_dim, total
@@ -31,7 +33,7 @@ class Owned:
 
     name: str
     parameter: nn.Parameter
-    gradient: Tensor  # of the whole parameter, fp32 (fp64 for fp64 parameters); a view of its buffer
+    gradient: Tensor  # of the whole parameter, fp32 (fp64 for fp64 parameters), a view of its buffer; with FSDP of the rows
     first: int  # the rows: first … first + len(master) - 1
     master: Tensor
     expert: bool
@@ -49,7 +51,12 @@ class Optimizer:
         wide = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         self.buffers: dict[bool, Tensor] = {}  # by whether it is the experts'
         self.owned: list[Owned] = []
-        for expert in (False, True):
+        if config.layout.fsdp:
+            for name, p in model.named_parameters():
+                assert isinstance(p, DTensor)
+                rows = p.detach().to_local()
+                self.owned.append(Owned(name, p, torch.zeros(0), 0, rows, ".experts." in name))
+        for expert in () if config.layout.fsdp else (False, True):
             named = [(n, p) for n, p in model.named_parameters() if (".experts." in n) == expert]
             buffer = torch.zeros(sum(p.numel() for _, p in named), dtype=wide, device=ranks.device)
             self.buffers[expert] = buffer
@@ -84,11 +91,17 @@ class Optimizer:
     def zero_grad(self) -> None:
         for buffer in self.buffers.values():
             buffer.zero_()
+        if self.config.layout.fsdp:
+            for o in self.owned:
+                o.parameter.grad = None
 
     def reduce(self) -> None:
         """Make the gradients whole: each rank has added up those of its own sequences."""
         for expert, buffer in self.buffers.items():
             total(buffer, self._group(expert))
+        if self.config.layout.fsdp:
+            for o in self.owned:
+                o.gradient = torch.zeros_like(o.master) if o.parameter.grad is None else o.parameter.grad.to_local()
 
     @torch.no_grad()
     def clip(self, limit: float) -> float:
@@ -101,13 +114,16 @@ class Optimizer:
         for o in self.owned:
             norm = torch.linalg.vector_norm(o.gradient, dtype=wide) if o.gradient.numel() else squares.new_zeros(())
             squares[int(o.expert), int(_shared(o.name))] += norm * norm
+        if self.config.layout.fsdp:  # these are of rows
+            for expert in (False, True):
+                total(squares[int(expert)], self._group(expert))
         total(squares[1], self.ranks.experts)
         shared = squares[:, 1].contiguous()
         joint = total(squares[:, 0].sum() + total(shared, self.ranks.tensor).sum(), self.ranks.pipeline)
         norm = float(joint.sqrt())
         if norm > limit:
-            for buffer in self.buffers.values():
-                buffer.mul_(limit / norm)
+            for gradient in self.buffers.values() or [o.gradient for o in self.owned]:
+                gradient.mul_(limit / norm)
         return norm
 
     @torch.no_grad()
@@ -124,6 +140,8 @@ class Optimizer:
     @torch.no_grad()
     def publish(self) -> None:
         """Parameters from their masters, everywhere."""
+        if self.config.layout.fsdp:
+            return  # the masters are the parameters' rows
         for o in self.owned:
             if o.master.dtype != o.parameter.dtype:
                 o.parameter[o.rows] = o.master.to(o.parameter.dtype)

@@ -132,7 +132,9 @@ def join(layout: Layout, minutes: float = 10) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(layout, device=device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=minutes))
+    ours = not dist.is_initialized()  # Ray Train has done it
+    if ours:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=minutes))
     store = dist.distributed_c10d._get_default_store()
     rank = dist.get_rank()
     try:
@@ -140,7 +142,8 @@ def join(layout: Layout, minutes: float = 10) -> Iterator[Ranks]:
     except Exception as error:
         raise _name_the_dead(store, rank, world, error) from error
     finally:
-        dist.destroy_process_group()
+        if ours:
+            dist.destroy_process_group()
 
 
 def _place(layout: Layout, rank: int, device: torch.device) -> Ranks:

@@ -37,7 +37,7 @@ from pathlib import Path
 from corpus.errors import ConfigError
 from train import sandbox_child
 
-__all__ = ["Limits", "Outcome", "missing", "run_program", "run_programs"]
+__all__ = ["Limits", "Outcome", "missing", "require", "run_program", "run_programs"]
 
 _TAIL = 2000
 _LOOK = 0.1  # seconds between looks at the folder's size
@@ -81,6 +81,15 @@ def missing() -> str:
     return ""
 
 
+def require(unsafe: bool) -> None:
+    """ConfigError where programs may not be run: this machine cannot shut them in, and the user has not said it need not."""
+    if not unsafe and (lacking := missing()):
+        raise ConfigError(
+            f"programs that a model wrote are not run here. {lacking}. --unsafe runs them with limits of time and "
+            "memory only: in a container or virtual machine that may be lost."
+        )
+
+
 def run_programs(
     programs: Sequence[str],
     limits: Limits = Limits(),
@@ -90,11 +99,7 @@ def run_programs(
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Outcome]:
     """Each program in a process of its own, `workers` at a time. ConfigError where the machine cannot shut them in."""
-    if not unsafe and (lacking := missing()):
-        raise ConfigError(
-            f"programs that a model wrote are not run here. {lacking}. --unsafe runs them with limits of time and "
-            "memory only: in a container or virtual machine that may be lost."
-        )
+    require(unsafe)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(run_program, program, limits, unsafe=unsafe) for program in programs]
         try:

@@ -1,0 +1,46 @@
+"""Ray Train launches the ranks that torchrun would, and they compute the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corpus.errors import ConfigError
+from tests.test_train_loop import log, quiet, toy
+from train import loop
+from train.config import Layout
+from train.on_ray import launch
+
+
+def command(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "ray_toy.py").write_text(
+        "from pathlib import Path\nfrom tests.test_train_loop import toy\n"
+        f"def recipe():\n    return toy(Path({str(tmp_path)!r}), dtype='float64', out={str(tmp_path / 'run')!r})\n"
+    )
+    repository = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{repository}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment |= {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
+    words = [sys.executable, "-m", "train", "ray_toy", "--ray", "--root", str(tmp_path / "root"), *more]
+    return subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_two_ranks_of_ray_train_are_the_run_of_one(tmp_path: Path) -> None:
+    toy(tmp_path)  # the shards
+    done = command(tmp_path, "--set", "layout.dp=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "below the unigram entropy" in done.stdout + done.stderr
+    loop.train(toy(tmp_path, dtype="float64", out=str(tmp_path / "one")), tmp_path, say=quiet)
+    seen, expected = log(tmp_path / "run"), log(tmp_path / "one")
+    assert [line["loss"] for line in seen] == pytest.approx([line["loss"] for line in expected], rel=1e-9)
+
+
+def test_a_cluster_that_is_too_small_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", lambda **options: None)
+    for have, seen in (({"CPU": 2.0}, "2 CPUs"), ({"CPU": 64.0, "GPU": 3.0}, "3 GPUs")):
+        monkeypatch.setattr("ray.cluster_resources", lambda have=have: have)
+        with pytest.raises(ConfigError, match=rf"the layout has 4 ranks and the Ray cluster {seen}; lower dp"):
+            launch(toy(tmp_path, layout=Layout(dp=4)), tmp_path, None)
