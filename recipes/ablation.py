@@ -213,12 +213,12 @@ def train_arm(arm: Arm, root: Path, say: Say) -> tuple[int, int, float]:
 
 def ask(arm: Arm, documents: Sequence[object], root: Path) -> tuple[np.ndarray, np.ndarray]:
     """(bits, bytes) of every document, by the arm's newest checkpoint."""
-    import torch
-
     from train.evaluate import Meter, Tasks, score_bits
+    from train.parallel import join
     from train.subject import open_trained
 
-    subject = open_trained(arm.config, root, "cuda" if torch.cuda.is_available() else "cpu")
+    with join(arm.config.layout) as ranks:
+        subject = open_trained(arm.config, root, str(ranks.device))
     items = score_bits(subject, documents, Tasks(bits=True), 8192, Meter(arm.config.name, len(documents)))  # type: ignore[arg-type]
     return np.array([item.score for item in items]), np.array([item.weight for item in items])
 
