@@ -131,6 +131,7 @@ TWO = {
     "ep2, no zero, accumulated": {"ep": 2, "zero1": False, "micro_batch": 2},
     "fsdp": {"dp": 2, "fsdp": True, "micro_batch": 2},
     "tp2": {"tp": 2},
+    "tp2, sequence": {"tp": 2, "sequence": True, "micro_batch": 4},
     "pp2": {"pp": 2, "micro_batch": 2},
     "pp2, as few micro-batches as can be": {"pp": 2},
 }
@@ -142,6 +143,8 @@ FOUR = {
     "pp2 ep2": {"pp": 2, "ep": 2, "micro_batch": 1},
     "pp4": {"pp": 4, "micro_batch": 1},
     "tp2 pp2": {"tp": 2, "pp": 2, "micro_batch": 4},
+    "tp2 pp2, sequence": {"tp": 2, "pp": 2, "sequence": True},
+    "tp2 ep2, sequence": {"tp": 2, "ep": 2, "sequence": True, "micro_batch": 2},
 }
 
 

@@ -28,7 +28,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from kernels.fuse import fused_on_cuda
 from train.config import ModelConfig
-from train.parallel import ALONE, Ranks, copied, summed
+from train.parallel import ALONE, Ranks
 
 __all__ = ["Attention", "Documents", "RMSNorm", "frequencies", "rope_table", "rotate", "softmax_scale"]
 
@@ -168,18 +168,18 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * c.v_head_dim, hidden, bias=False)
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor], documents: Documents | None = None) -> Tensor:
-        """The latents are computed alike on all tensor ranks, the heads in shares; hence where `copied` stands."""
-        c, tensor = self.config, self.ranks.tensor
+        """The latents are computed alike on all tensor ranks, the heads in shares; hence where `enter` stands."""
+        c, enter = self.config, self.ranks.enter
         if c.q_lora_rank is None:
-            q_BSD = self.q_proj(copied(x_BSD, tensor))
+            q_BSD = self.q_proj(enter(x_BSD))
         else:
-            q_BSD = self.q_b_proj(copied(self.q_a_layernorm(self.q_a_proj(x_BSD)), tensor))
+            q_BSD = self.q_b_proj(enter(self.q_a_layernorm(self.q_a_proj(x_BSD))))
         latent_BSD, k_rope_BSR = self.kv_a_proj_with_mqa(x_BSD).split((c.kv_lora_rank, c.qk_rope_head_dim), dim=-1)
-        kv_BSD = self.kv_b_proj(copied(self.kv_a_layernorm(latent_BSD), tensor))
+        kv_BSD = self.kv_b_proj(enter(self.kv_a_layernorm(latent_BSD)))
         # Flash attention wants values as wide as keys: a sixth more work, for a kernel several times as fast as the others.
         # cuDNN's takes them as they are; torch does not use it where two runs must give the same bits.
         flash = torch.are_deterministic_algorithms_enabled() or documents is not None
         pad = x_BSD.is_cuda and x_BSD.dtype.itemsize == 2 and flash
-        q, k, v = _heads(q_BSD, copied(k_rope_BSR, tensor), kv_BSD, *rope, self.heads, c.qk_nope_head_dim, pad)
+        q, k, v = _heads(q_BSD, enter(k_rope_BSR), kv_BSD, *rope, self.heads, c.qk_nope_head_dim, pad)
         z_BNSV = attend(q, k, v, softmax_scale(c), documents)[..., : c.v_head_dim]
-        return summed(self.o_proj(z_BNSV.transpose(1, 2).flatten(2)), tensor)
+        return self.ranks.leave(self.o_proj(z_BNSV.transpose(1, 2).flatten(2)))

@@ -138,6 +138,7 @@ class Layout:
     ep: int = 1  # shares of the experts; consecutive experts, so a group of the router lies on as few ranks as can be
     tp: int = 1  # shares of every head, MLP and expert
     pp: int = 1  # stages of consecutive layers
+    sequence: bool = False  # between their shares, tensor ranks hold a share of the positions each instead of all
     zero1: bool = True  # data ranks share the optimizer's state instead of each keeping all of it
     fsdp: bool = False  # and the parameters and gradients, by torch's FSDP2
     micro_batch: int | None = None  # sequences a data rank computes at once; None: its share of the batch, over pp
@@ -294,6 +295,10 @@ def check_layout(config: TrainConfig) -> None:
         parts = getattr(layout, axis)
         fits = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
         _require(size % parts == 0, f"layout.{axis}", parts, f"a divisor of model.{name}={size} ({fits})")
+    if layout.sequence:
+        _require(
+            config.seq_len % layout.tp == 0, "layout.sequence", True, f"false, or tp a divisor of seq_len={config.seq_len}"
+        )
     shared = f"false with dp={layout.dp}: ranks that hold the same parameters, dp of 2 or more, expected"
     _require(not layout.fsdp or layout.dp > 1, "layout.fsdp", layout.fsdp, shared)
     _require(layout.pp <= model.num_hidden_layers, "layout.pp", layout.pp, f"at most {model.num_hidden_layers} layers")

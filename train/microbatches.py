@@ -110,7 +110,8 @@ def _pipeline(stage: _Stage, inputs_BL: Tensor, labels_BL: Tensor, micro: int, e
     group = ranks.pipeline
     assert group is not None
     weight = next(model.parameters())
-    between = weight.new_empty(micro, inputs_BL.shape[1], model.config.hidden_size).requires_grad_()
+    positions = inputs_BL.shape[1] // (ranks.layout.tp if ranks.layout.sequence else 1)
+    between = weight.new_empty(micro, positions, model.config.hidden_size).requires_grad_()
     first, last = ranks.first_stage, ranks.last_stage
     pipe = PipelineStage(
         stage,

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from train.attention import Attention, Documents, RMSNorm, rope_table
 from train.config import ModelConfig
 from train.moe import MLP, MoE, Segments, disk_views
-from train.parallel import ALONE, Ranks, split_dim, summed
+from train.parallel import ALONE, Ranks, split_dim
 
 __all__ = ["Model", "Output", "Routed", "count_parameters", "local_part", "make_model"]
 
@@ -72,7 +72,7 @@ class Embedding(nn.Embedding):
         local_BS = tokens_BS - self.ranks.slice * self.num_embeddings
         elsewhere_BS = (local_BS < 0) | (local_BS >= self.num_embeddings)
         x_BSH = super().forward(local_BS.masked_fill(elsewhere_BS, 0))
-        return summed(x_BSH.masked_fill(elsewhere_BS[..., None], 0), self.ranks.tensor)
+        return self.ranks.leave(x_BSH.masked_fill(elsewhere_BS[..., None], 0))
 
 
 class Decoder(nn.Module):
@@ -103,10 +103,11 @@ class Model(nn.Module):
         """
         c = self.config
         x_BSH = self.model.embed_tokens(x) if self.ranks.first_stage else x
-        cos, sin = rope_table(x_BSH.shape[1], c, torch.promote_types(x_BSH.dtype, torch.float32))
+        length = x_BSH.shape[1] * (self.ranks.layout.tp if self.ranks.layout.sequence else 1)
+        cos, sin = rope_table(length, c, torch.promote_types(x_BSH.dtype, torch.float32))
         rope = (cos.to(x_BSH.device), sin.to(x_BSH.device))
         documents = None if documents_BS is None else Documents.of(documents_BS, x_BSH.dtype)
-        segments = Segments.of(c, x_BSH.shape[:2], documents_BS, exempt_B)
+        segments = Segments.of(c, len(x_BSH), documents_BS, exempt_B)
         losses_4 = x_BSH.new_zeros(4, dtype=torch.promote_types(x_BSH.dtype, torch.float32))
         loads, dropped = [], []
         for layer in self.model.layers.values():
@@ -122,7 +123,7 @@ class Model(nn.Module):
         load_LE = torch.stack(loads) if loads else torch.zeros(0, c.n_routed_experts, dtype=torch.int32, device=x_BSH.device)
         share = torch.stack(dropped).mean() if dropped else losses_4.new_zeros(())
         if self.ranks.last_stage:
-            x_BSH = self.model.norm(x_BSH)
+            x_BSH = self.ranks.alike(self.model.norm(x_BSH))
         return x_BSH, Routed(losses_4, load_LE, share)
 
     @torch.no_grad()

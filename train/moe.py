@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kernels import ops
 from kernels.fuse import fused_on_cuda
 from train.config import ModelConfig
-from train.parallel import ALONE, Ranks, copied, exchanged, summed
+from train.parallel import ALONE, Ranks, copied, exchanged
 
 __all__ = ["MLP", "MoE", "Segments", "disk_views"]
 
@@ -44,7 +44,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return summed(self.part(copied(x, self.ranks.tensor)), self.ranks.tensor)
+        return self.ranks.leave(self.part(self.ranks.enter(x)))
 
     def part(self, x: Tensor) -> Tensor:
         """This rank's share of the sum."""
@@ -108,9 +108,9 @@ class Segments:
     exempt_B: Tensor | None
 
     @staticmethod
-    def of(config: ModelConfig, shape: torch.Size, documents_BS: Tensor | None, exempt_B: Tensor | None) -> Segments:
+    def of(config: ModelConfig, sequences: int, documents_BS: Tensor | None, exempt_B: Tensor | None) -> Segments:
         if config.balance_over == "sequence" or documents_BS is None:
-            return Segments(None, shape[0], exempt_B)
+            return Segments(None, sequences, exempt_B)
         begins_BS = torch.ones_like(documents_BS, dtype=torch.int32)
         begins_BS[:, 1:] = documents_BS[:, 1:] != documents_BS[:, :-1]
         of_T = begins_BS.flatten().cumsum(0, dtype=torch.int32) - 1
@@ -128,10 +128,10 @@ class MoE(nn.Module):
 
     def forward(self, x_BSH: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(output, losses_4, tokens per expert, share of slots dropped): losses_4 as in ops.gate, with gradients."""
-        c, tensor = self.config, self.ranks.tensor
-        x_TH = x_BSH.flatten(0, 1)
+        c, ranks = self.config, self.ranks
+        x_TH = ranks.enter(x_BSH).flatten(0, 1)
         experts_TK, weights_TK, losses_4 = ops.gate(
-            self.gate(x_TH),
+            self.gate(ranks.alike(x_BSH).flatten(0, 1)),
             getattr(self.gate, "e_score_correction_bias", None),
             segments.of_T,
             segments=segments.count,
@@ -158,7 +158,6 @@ class MoE(nn.Module):
                 exempt_S=segments.exempt_B,
             )
         offs_E1, pos_TK, src_N = ops.index(experts_TK, c.n_routed_experts)
-        x_TH = copied(x_TH, tensor)
         rows_NH = ops.permute(x_TH, pos_TK, src_N)
         if self.ranks.experts is not None:
             rows_NH = self._elsewhere(rows_NH, offs_E1)
@@ -167,12 +166,13 @@ class MoE(nn.Module):
         else:  # rows of nobody, which come last, must be 0 on the way there and back: a grouped product leaves them undefined
             live_N1 = (torch.arange(len(rows_NH), device=rows_NH.device) < offs_E1[-1])[:, None]
             rows_NH = self.experts(rows_NH.where(live_N1, 0), offs_E1).where(live_N1, 0)
-        out_TH = ops.unpermute(rows_NH, copied(weights_TK, tensor), pos_TK, src_N)
+        out_TH = ops.unpermute(rows_NH, copied(weights_TK, ranks.tensor), pos_TK, src_N)
         if c.n_shared_experts:
             out_TH = out_TH + self.shared_experts.part(x_TH)
         dropped = 1 - offs_E1[-1].double() / max(1, experts_TK.numel())
         load_E = offs_E1.diff() if load_E is None else load_E
-        return summed(out_TH, tensor).view_as(x_BSH), losses_4, load_E, dropped
+        out_BSH = ranks.leave(out_TH.unflatten(0, (len(x_BSH), -1)))
+        return out_BSH, losses_4, load_E, dropped
 
     def _elsewhere(self, rows_NH: Tensor, offs_E1: Tensor) -> Tensor:
         """Rows grouped by expert, sent to the ranks that hold the experts, computed there and sent back.

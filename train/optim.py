@@ -102,6 +102,10 @@ class Optimizer:
         if self.config.layout.fsdp:
             for o in self.owned:
                 o.gradient = torch.zeros_like(o.master) if o.parameter.grad is None else o.parameter.grad.to_local()
+        if self.ranks.layout.sequence:
+            for o in self.owned:
+                if not _shared(o.name) and not o.name.endswith("mlp.gate.weight"):  # the gate has seen all positions
+                    total(o.gradient, self.ranks.tensor)
 
     @torch.no_grad()
     def clip(self, limit: float) -> float:

@@ -8,9 +8,11 @@
     tensor     the tp ranks that share every head, MLP, expert and the vocabulary, and compute the same sequences
     pipeline   the pp ranks that hold consecutive layers
 
-With tensor ranks, what lies between `copied` and `summed` is computed in parts; everything else is computed alike on all of
-them, so its gradients are equal and need no sum (Shoeybi et al., arXiv 1909.08053). One process without torch.distributed
-is the layout of ones: every collective below is then the identity.
+With tensor ranks, what lies between `enter` and `leave` is computed in parts; everything else is computed alike on all of
+them, so its gradients are equal and need no sum (Shoeybi et al., arXiv 1909.08053). With `layout.sequence` everything else is
+computed for a share of the positions on each (Korthikanti et al., arXiv 2205.05198): then `enter` gathers positions, `leave`
+sums and shares them out, and the gradients of what was computed on shares are summed (optim.py). One process without
+torch.distributed is the layout of ones: every collective below is then the identity.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from corpus.errors import ConfigError, TrainError
 from train.config import Layout
 
-__all__ = ["ALONE", "Ranks", "copied", "exchanged", "join", "split_dim", "summed", "total"]
+__all__ = ["ALONE", "Ranks", "copied", "exchanged", "join", "split_dim", "total"]
 
 Group = dist.ProcessGroup | None  # None: one rank, nothing to do
 ONE, CPU = Layout(), torch.device("cpu")
@@ -97,6 +99,22 @@ class Ranks:
     @property
     def pipeline(self) -> Group:
         return self.group("pp")
+
+    def enter(self, x_BSX: Tensor) -> Tensor:
+        """Into a part that each tensor rank computes a share of: all positions of x; gradients of the shares are summed."""
+        if self.tensor is None:
+            return x_BSX
+        return _Gathered.apply(x_BSX, self.tensor) if self.layout.sequence else _Copied.apply(x_BSX, self.tensor)
+
+    def leave(self, x_BSX: Tensor) -> Tensor:
+        """Out of it: the sum of the shares; with `layout.sequence` this rank's positions of it."""
+        if self.tensor is None:
+            return x_BSX
+        return _Scattered.apply(x_BSX, self.tensor) if self.layout.sequence else _Summed.apply(x_BSX, self.tensor)
+
+    def alike(self, x_BSX: Tensor) -> Tensor:
+        """All positions of x, for what every tensor rank computes whole: the gradients are equal then, and are not summed."""
+        return _Alike.apply(x_BSX, self.tensor) if self.tensor is not None and self.layout.sequence else x_BSX
 
     def layers(self, count: int) -> range:
         """Numbers of this stage's layers: as even as can be, the later stages with one more, since the first also embeds."""
@@ -208,9 +226,52 @@ def copied(x: Tensor, group: Group) -> Tensor:
     return x if group is None else _Copied.apply(x, group)
 
 
-def summed(x: Tensor, group: Group) -> Tensor:
-    """The sum of the tensor ranks' shares of x; every rank's share gets the sum's gradient."""
-    return x if group is None else _Summed.apply(x, group)
+def gathered(x_BSX: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The positions of all ranks of a group, in order of rank; outside of autograd."""
+    parts = [torch.empty_like(x_BSX) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, x_BSX.contiguous(), group)
+    return torch.cat(parts, 1)
+
+
+def scattered(x_BSX: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """This rank's positions of the sum over a group; outside of autograd."""
+    parts = [part.contiguous() for part in x_BSX.chunk(dist.get_world_size(group), 1)]
+    out = torch.empty_like(parts[0])
+    dist.reduce_scatter(out, parts, group=group)
+    return out
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return gathered(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
+        return scattered(dx, ctx.group), None
+
+
+class _Scattered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return scattered(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
+        return gathered(dx, ctx.group), None
+
+
+class _Alike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return gathered(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
+        return dx.chunk(dist.get_world_size(ctx.group), 1)[dist.get_rank(ctx.group)], None
 
 
 def exchanged(x_NH: Tensor, send: list[int], receive: list[int], group: Group) -> Tensor:
