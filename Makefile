@@ -13,11 +13,11 @@ RUN     := $(BIN)/python -m corpus
 OPTIONS := --root $(ROOT) $(foreach s,$(SET),--set $(s))
 ENGINE  := $(if $(WORKERS),--workers $(WORKERS))
 
-.PHONY: help setup demo test check bench clean plan corpus crawl extract filter dedup recall decontaminate mix tokenize train report submit
+.PHONY: help setup demo test check bench clean plan corpus crawl extract filter dedup recall decontaminate mix tokenize train report submit submit-train
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo "stages: crawl extract filter dedup recall decontaminate mix tokenize · train report plan submit bench check"
+	@echo "stages: crawl extract filter dedup recall decontaminate mix tokenize · train report plan submit submit-train bench check"
 
 # --- Setting up ---------------------------------------------------------------------------------------------------------
 # Each check names the Debian or Ubuntu package that brings what is missing.
@@ -92,6 +92,10 @@ JOB_ROOT    := $(if $(findstring ://,$(ROOT)),$(ROOT),$(abspath $(ROOT)))
 submit: $(VENV)/.train
 	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
 	  $(JOB_PYTHON) -m corpus run $(RECIPE) --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
+
+submit-train: $(VENV)/.train
+	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
+	  $(JOB_PYTHON) -m train $(TRAINING) --ray --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
 clean:
 	rm -rf $(VENV)/.train $(VENV)/.dev build *.egg-info
