@@ -95,5 +95,5 @@ def long_128k() -> TrainConfig:
         data=long_documents(recipe().data, 65_536, 4.0),
         batch=288,
         seq_len=131_072,
-        layout=Layout(dp=4, ep=8, tp=4, micro_batch=1),
+        layout=Layout(dp=4, ep=8, tp=4, sequence=True, micro_batch=1),
     )

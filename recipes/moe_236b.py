@@ -9,7 +9,7 @@
 
 V2 = DeepSeek-V2, CV2 = DeepSeek-Coder-V2, with their sections. What they leave open is decided here and said so. V2 ran on 16
 pipeline stages and 8 shares of the experts, ZeRO-1, no tensor ranks (section 3.1.3); how wide it does not say. Here it is 1024
-cards of 80 GB, for the last stage of 141 GB. `python -m train plan` says what they take, and layout.* changes them.
+cards of 80 GB, in the long stages with tensor ranks. `python -m train plan` says what they take, and layout.* changes them.
 """
 
 from __future__ import annotations
@@ -118,14 +118,14 @@ def long_32k() -> TrainConfig:
         schedule="constant",
         lr=before.lr * before.min_lr_ratio,
         warmup=20,
-        layout=Layout(pp=2, dp=8, ep=8, tp=8, micro_batch=1),
+        layout=Layout(pp=2, dp=8, ep=8, tp=8, sequence=True, micro_batch=1),
     )
 
 
 def long_128k() -> TrainConfig:
     """CV2 section 3.4, second stage: 1000 steps of 288 sequences of 128 K.
 
-    This one wants cards of 141 GB: 60 layers' inputs of a sequence are 80 GB, and tensor ranks each keep them whole.
+    The inputs of 60 layers are 80 GB for one sequence, hence layout.sequence: a tensor rank keeps an eighth of each.
     """
     return dataclasses.replace(
         long_32k(),
@@ -134,5 +134,5 @@ def long_128k() -> TrainConfig:
         data=long_documents(recipe().data, 65_536, 4.0),
         batch=288,
         seq_len=131_072,
-        layout=Layout(pp=8, ep=16, tp=8, micro_batch=1),
+        layout=Layout(pp=4, dp=4, ep=8, tp=8, sequence=True, micro_batch=1),
     )

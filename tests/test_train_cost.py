@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.test_train_attention import TINY
-from train import attention, moe
+from train import attention, moe, parallel
+from train import model as model_module
 from train.config import Layout, ModelConfig, TrainConfig
 from train.cost import components, kept_by_layer, memory, operations_per_token
 from train.loss import cross_entropy
@@ -112,6 +113,18 @@ def test_without_zero1_every_rank_keeps_all() -> None:
     assert alone.parameters == shared.parameters
 
 
+def test_fsdp_keeps_rows_of_everything_in_fp32() -> None:
+    layout = Layout(dp=4, ep=2, zero1=False)
+    shared, rows = (memory(run_of(SMALL, dtype="bfloat16", batch=8, layout=dataclasses.replace(layout, fsdp=fsdp)), 0)
+                    for fsdp in (False, True))  # fmt: skip
+    experts = 2 * 3 * 8 * 48 * 40 // 2 // 4  # of two layers, a half of them, a quarter of that
+    counted = components(SMALL)
+    others = (sum(n for n, _ in counted.values()) - counted["routed experts"][0]) / 8
+    assert rows.masters == 0 and rows.moments == 2 * rows.parameters == 2 * rows.gradients
+    assert experts + others <= rows.parameters / 4 < experts + 1.05 * others  # rows that do not divide evenly are rounded up
+    assert shared.parameters * 2 == shared.gradients > rows.gradients and rows.working > shared.working
+
+
 def saved_bytes(forward: Callable[[], Any], model: torch.nn.Module) -> int:
     """Bytes of the storages that autograd keeps, each once, without the parameters."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -136,16 +149,32 @@ def as_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks, and means to hide it
+@pytest.mark.parametrize("model", [SMALL, dataclasses.replace(SMALL, q_lora_rank=None)])
+@pytest.mark.parametrize("layout", [Layout(), Layout(tp=2), Layout(tp=2, sequence=True)])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_activations_are_what_autograd_keeps(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
-    """Within 2 %: small things such as counts per expert are left out of the estimate. fp32, as on a CPU."""
+def test_activations_are_what_autograd_keeps(
+    monkeypatch: pytest.MonkeyPatch, recompute: bool, layout: Layout, model: ModelConfig
+) -> None:
+    """Within 2 %: small things such as counts per expert are left out of the estimate. fp32, as on a CPU.
+
+    One of two tensor ranks computes alone: what the other would send has the right size, which is all that counts here.
+    """
     torch._dynamo.reset()
     as_fused(monkeypatch)
-    config = run_of(SMALL, recompute=recompute)
-    model = make_model(SMALL, 0, recompute=recompute)
-    tokens = torch.arange(4 * 32).view(4, 32) % 64
-    measured = saved_bytes(lambda: model.hidden(tokens), model)
-    assert memory(config, 0).activations == pytest.approx(measured, rel=0.02)
+    monkeypatch.setattr(parallel, "gathered", lambda x, group: torch.cat([x, x], 1))
+    monkeypatch.setattr(parallel, "scattered", lambda x, group: x.chunk(2, 1)[0].clone())
+    monkeypatch.setattr(parallel, "total", lambda x, group: x)
+    monkeypatch.setattr(
+        model_module.Embedding, "forward", lambda self, x: torch.nn.functional.embedding(x, self.weight)[:, ::positions].clone()
+    )
+    positions = 2 if layout.sequence else 1
+    config = run_of(model, recompute=recompute, layout=layout)
+    ranks = Ranks(layout, groups={"tp": object()})  # type: ignore[dict-item]
+    made = make_model(model, 0, ranks=ranks, recompute=recompute)
+    tokens = torch.arange(4 * 32).view(4, 32) % 32
+    measured = saved_bytes(lambda: made.hidden(tokens), made)
+    stated = memory(config, 0).activations
+    assert stated == pytest.approx(measured, rel=0.02)
 
 
 def test_a_dense_layer_keeps_less_than_a_mixture_and_tensor_ranks_share() -> None:

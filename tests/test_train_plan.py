@@ -43,6 +43,16 @@ def test_parts_add_up_and_the_fullest_stage_is_shown() -> None:
     assert sum(counts) + 26 * 64 * 3 * 2048 * 1408 == 15_706_484_224
 
 
+def test_how_ranks_share_is_said() -> None:
+    for layout, says in (
+        (Layout(dp=2, tp=2, sequence=True), "tp=2 = 4 ranks, positions shared, ZeRO-1; float32; 1 micro-batches of 2"),
+        (Layout(dp=2, fsdp=True), "tp=1 = 2 ranks, FSDP; float32"),
+        (Layout(dp=2, zero1=False), "tp=1 = 2 ranks; float32"),
+        (Layout(pp=2, micro_batch=2), "2 micro-batches of 2 a step on each of 1 data ranks, 1F1B idle 33.3%"),
+    ):
+        assert any(says in line for line in plan_lines(run_of(LITE, layout=layout), "H100", 4, 0.5)), says
+
+
 def test_what_does_not_fit_is_said() -> None:
     config = run_of(V2, dtype="bfloat16", batch=64, layout=Layout(ep=8))
     assert any("DOES NOT FIT" in line for line in plan_lines(config, "H100", 8, 0.3))

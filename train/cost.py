@@ -92,8 +92,8 @@ class Memory:
 
     stage: int
     layers: range
-    parameters: int
-    gradients: int  # whole, in fp32
+    parameters: int  # with FSDP this rank's rows, in fp32
+    gradients: int  # fp32; whole, with FSDP this rank's rows
     masters: int  # fp32 copies of this rank's rows; 0 where the parameters are fp32
     moments: int  # two of them, of this rank's rows
     activations: int  # kept for the backward pass, of all micro-batches in flight
@@ -118,27 +118,38 @@ def memory(config: TrainConfig, stage: int) -> Memory:
         expert = ".experts." in name
         share = layout.dp if expert else layout.data_ranks
         held[expert] += p.numel()
-        owned += owned_rows(len(p), share if layout.zero1 else 1) * p[0].numel()
+        owned += owned_rows(len(p), share if layout.zero1 or layout.fsdp else 1) * p[0].numel()
         largest = max(largest, p.numel())
     parameters = sum(held.values())
     tokens = layout.micro(config.batch) * config.seq_len
     micros = config.batch // layout.data_ranks // layout.micro(config.batch)
     in_flight = min(layout.pp - stage, micros)
     kept, working = _pass(config, ranks, tokens, in_flight, largest * narrow if narrow < wide else 0)
-    # The update comes after the backward pass: each kind's rows are gathered flat, from all ranks that share them.
-    sharing = {False: layout.data_ranks, True: layout.dp}
-    gathering = max(held[e] * narrow if layout.zero1 and sharing[e] > 1 else 0 for e in held)
+    if layout.fsdp:
+        working += _gathered_layers(model, narrow, wide)
+    elif layout.zero1:
+        # The update comes after the backward pass: each kind's rows are gathered flat, from all ranks that share them.
+        sharing = {False: layout.data_ranks, True: layout.dp}
+        working = max(working, max(held[e] * narrow if sharing[e] > 1 else 0 for e in held) - kept)
+    here = owned if layout.fsdp else parameters
     return Memory(
         stage=stage,
         layers=ranks.layers(c.num_hidden_layers),
-        parameters=parameters * narrow,
-        gradients=parameters * wide,
-        masters=owned * wide if narrow < wide else 0,
+        parameters=here * (wide if layout.fsdp else narrow),
+        gradients=here * wide,
+        masters=owned * wide if narrow < wide and not layout.fsdp else 0,
         moments=2 * owned * wide,
         activations=kept,
-        working=max(working, gathering - kept),
+        working=working,
         in_flight=in_flight,
     )
+
+
+def _gathered_layers(model: Model, narrow: int, wide: int) -> int:
+    """With FSDP, of whole parameters at a time: what is outside the layers, a layer and the next, and a layer's gradients."""
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers.values()]
+    outside = sum(p.numel() for p in model.parameters()) - sum(layers)
+    return outside * narrow + max(layers, default=0) * (2 * narrow + narrow + wide)
 
 
 def _pass(config: TrainConfig, ranks: Ranks, tokens: int, in_flight: int, weight_gradient: int) -> tuple[int, int]:
@@ -148,48 +159,62 @@ def _pass(config: TrainConfig, ranks: Ranks, tokens: int, in_flight: int, weight
     """
     c, layout = config.model, config.layout
     narrow = getattr(torch, config.dtype).itemsize
-    hidden = tokens * c.hidden_size * narrow
+    whole = tokens * c.hidden_size * narrow
+    hidden = whole // (layout.tp if layout.sequence else 1)  # of what lies between layers
     numbers = ranks.layers(c.num_hidden_layers)
     layers = [tokens * kept_by_layer(config, number) for number in numbers]
     kept = in_flight * (len(layers) * hidden if config.recompute else sum(layers))
+    if ranks.first_stage:
+        kept += in_flight * tokens * 8  # ids
     # Backward through a layer: the gradients of what goes in and out, and of the experts' rows before the rows are let go;
     # after that, of a matrix and its operands.
     slots = c.num_experts_per_tok
-    backward = hidden * 2 + max(hidden * slots, weight_gradient + tokens * slots * c.moe_intermediate_size * narrow)
+    backward = whole * 2 + max(whole * slots, weight_gradient + tokens * slots * c.moe_intermediate_size * narrow)
     if config.recompute:
         backward += max(layers, default=hidden) - hidden  # its input is kept already
     if not ranks.last_stage:
         return kept + in_flight * hidden, backward  # the output that was sent on
-    kept += hidden + tokens * max(narrow, 4)  # the last norm's input, and a number per token
+    kept += hidden + tokens * max(narrow, 4) * hidden // whole  # the last norm's input, and a number per token
     words = (c.vocab_size or 0) // layout.tp
     weight = words * c.hidden_size
     rows = min(tokens, CHUNK // (4 * words))
     # cross_entropy: logits of a chunk and their gradient; the weight's gradient, old and new. Its input and that one's gradient
     # stay until the next micro-batch.
     loss = 2 * rows * words * narrow + 2 * weight * max(narrow, 4)
-    return kept, 2 * hidden + max(loss, weight * narrow + backward)
+    return kept, 2 * whole + max(loss, weight * narrow + backward)
 
 
 def kept_by_layer(config: TrainConfig, number: int) -> int:
-    """Bytes per token that autograd keeps of a layer for the backward pass."""
+    """Bytes per token that autograd keeps of a layer for the backward pass.
+
+    With layout.sequence a rank norms a share of the positions, and gathers all of them where the shares of a product begin.
+    """
     c, tp = config.model, config.layout.tp
     narrow = getattr(torch, config.dtype).itemsize
     wide = max(narrow, 4)
+    parts = tp if config.layout.sequence else 1
+    hidden = c.hidden_size * narrow
 
-    def norm(width: int, source: int | None = None) -> int:  # what is normed may be a view of something wider
-        return (source or width) * narrow + width * narrow + wide
+    def normed(width: int) -> int:  # what a norm keeps: its input and a number
+        return (width * narrow + wide) // parts
 
     heads, keys = c.num_attention_heads // tp, c.qk_nope_head_dim + c.qk_rope_head_dim
     padded = narrow == 2 and (config.deterministic or config.document_mask)  # see Attention.forward
     values = keys if padded else c.qk_nope_head_dim + c.v_head_dim  # a view into the product they come from
     out = keys if padded else c.v_head_dim
-    kept = norm(c.hidden_size) + (norm(c.q_lora_rank) if c.q_lora_rank else 0)
-    kept += norm(c.kv_lora_rank, c.kv_lora_rank + c.qk_rope_head_dim)
+    kept = normed(c.hidden_size) + hidden // parts
+    if c.q_lora_rank is not None:
+        kept += normed(c.q_lora_rank) + c.q_lora_rank * narrow
+    elif parts > 1:
+        kept += hidden  # all positions, for the queries; the share is for the latent
+    kept += normed(c.kv_lora_rank + c.qk_rope_head_dim) + c.kv_lora_rank * narrow  # the norm sees a part of a wider tensor
     kept += heads * (2 * keys + values + out + c.v_head_dim) * narrow + heads * 4
-    kept += norm(c.hidden_size)
+    kept += normed(c.hidden_size) + hidden
     if number < c.first_k_dense_replace:
         return kept + 3 * c.intermediate_size // tp * narrow
     slots, inner = c.num_experts_per_tok, c.moe_intermediate_size // tp
+    if parts > 1 and c.n_shared_experts:
+        kept += hidden  # gathered once for the router and once for the experts
     scores = 2 * c.n_routed_experts * wide + wide  # logits, and softmax or sigmoid
     places = slots * (8 + 4 + 4 + wide)  # chosen, rows, slots, weights
     routed = slots * (2 * c.hidden_size + 3 * inner) * narrow

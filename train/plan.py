@@ -112,9 +112,11 @@ def _memory(config: TrainConfig, card: str) -> Iterator[str]:
     micro = layout.micro(config.batch)
     count = config.batch // layout.data_ranks // micro
     idle = (layout.pp - 1) / (count + layout.pp - 1)
+    kinds = (("sequence", "positions shared"), ("zero1", "ZeRO-1"), ("fsdp", "FSDP"))
+    named = [text for field, text in kinds if getattr(layout, field) and not (field == "zero1" and layout.fsdp)]
     yield (
         f"layout      pp={layout.pp} · dp={layout.dp} · ep={layout.ep} · tp={layout.tp} = {layout.ranks:,} ranks"
-        f"{', ZeRO-1' if layout.zero1 else ''}; {config.dtype}{', recompute' if config.recompute else ''}; "
+        f"{''.join(f', {text}' for text in named)}; {config.dtype}{', recompute' if config.recompute else ''}; "
         f"{count} micro-batches of {micro} a step on each of {layout.data_ranks} data ranks"
         f"{f', 1F1B idle {idle:.1%}' if layout.pp > 1 else ''}"
     )
