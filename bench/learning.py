@@ -14,6 +14,7 @@ import argparse
 import collections
 import dataclasses
 import math
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from corpus.order import mix64
+from corpus.permutation import mix64
 
 DISCOUNT = 0.75
 
@@ -100,7 +101,7 @@ def main() -> int:
     from recipes.moe_tiny import recipe
     from train import loop
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     config = dataclasses.replace(
         recipe(), data=options.data, steps=options.steps, checkpoint_every=options.steps, out=tempfile.mkdtemp()
     )

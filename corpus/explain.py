@@ -48,18 +48,26 @@ class Track:
 
 
 def explain(last: Ends, root: Path, query: str) -> Iterator[str]:
-    """Lines for every document that `query` names: an id, a URL, or repository/path."""
+    """Lines for every document that `query` names: an id, a URL, or repository/path.
+
+    A document that no crawl knows, as a whole repository or a copy for another epoch, is followed from the step that made it.
+    """
+    done = [step for step in walk(last) if read_record(root, step) is not None]
+    crawls = [step for step in done if not any(_has_documents(root, other) for other in upstream(step))]
     found = 0
-    for step in walk(last):
-        record = read_record(root, step)
-        if record is None or any(_has_documents(root, other) for other in upstream(step)):
-            continue
-        for row in _find(root / step.folder, _names(query)):
-            found += 1
-            if found > 1:
-                yield ""
-            yield _printable(f"{_name(row)}  id {row['id']}")
-            yield from map(_printable, follow(last, root, step, row))
+    for steps in (crawls, [step for step in done if step not in crawls]):
+        for step in steps:
+            for row in _find(root / step.folder, _names(query)):
+                found += 1
+                if found > 1:
+                    yield ""
+                made = "" if steps is crawls else f", made by {step.name}"
+                yield _printable(f"{_name(row)}  id {row['id']}{made}")
+                yield from map(_printable, follow(last, root, step, row))
+            if found and steps is not crawls:
+                return
+        if found:
+            return
     if not found:
         raise InputError(
             f"no document {query!r} under {root}: give an id, a URL, or repository/path as the crawl named it "

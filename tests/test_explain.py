@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from corpus.document import Verdict, batch_of, document_id
@@ -103,3 +104,16 @@ def test_a_text_that_a_stage_wrote_anew_is_the_one_that_is_followed(tmp_path: Pa
     _, read, kept, ends = explain(last, tmp_path, "b")
     assert "8 bytes" in read and kept.endswith("rewritten in 8 bytes")
     assert ends.endswith("; they decode to its text")
+
+
+def test_a_document_that_a_step_made_is_followed_from_there(tmp_path: Path) -> None:
+    """A merged document's id, as the trainer's inspect prints it, is in no crawl."""
+    last = recipe()
+    run(last, LocalEngine(tmp_path))
+    merge = next(step for step in walk(last) if step.name == "merge")
+    made = pq.read_table(next((tmp_path / merge.folder / "shards").glob("*.parquet"))).column("id")[0].as_py()
+    crawled = next(step for step in walk(last) if step.name == "source")
+    rows = [pq.read_table(path, columns=["id"]) for path in (tmp_path / crawled.folder / "shards").glob("*.parquet")]
+    assert made not in {row["id"] for table in rows for row in table.to_pylist()}
+    lines = list(explain(last, tmp_path, made))
+    assert lines[0].endswith(f"id {made}, made by merge") and len(lines) > 1
