@@ -23,149 +23,31 @@ the luck of a training run, for which other_seed is the measure. Every arm is a 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from corpus.draw import draw_keys
 from corpus.engine import Engine, LocalEngine
-from corpus.errors import ConfigError, CorpusError
+from corpus.errors import ConfigError, CorpusError, InputError
 from corpus.progress import Lines
 from corpus.report import Report
 from corpus.runner import run
-from corpus.step import Step, rewrite, stage_of, walk
-from recipes import draw_random, hold_out, moe_tiny
-from stages import decontaminate, dedup_near
+from corpus.step import Step
+from recipes import moe_tiny
+from recipes.ablation_arms import ARMS, ORIGINS, Arm, arms, held_documents
 from train.__main__ import load_recipe
 from train.config import TrainConfig
 
-__all__ = ["ARMS", "Arm", "arms", "compare", "held_documents", "main", "recipe"]
+if TYPE_CHECKING:
+    from train.held_documents import Document  # which loads torch
 
-ORIGINS = ("crawl_github", "extract_text")  # steps whose documents are parted; those of them that a recipe has
-ARMS = ("everything", "no_filters", "no_near_dedup", "no_recall", "no_decontamination", "other_seed")
+__all__ = ["compare", "main", "no_decontamination", "no_filters", "no_near_dedup", "no_recall", "other_seed", "recipe", "study"]
 
 Say = Callable[[str], None]
-
-
-class Arm(NamedTuple):
-    config: TrainConfig  # its data: the arm's encode_tokens
-    contamination: Step  # benchmarks looked for in what is trained on
-
-
-def _stage(step: Step) -> str:
-    return stage_of(step).__name__.rpartition(".")[2]
-
-
-def arms(base: TrainConfig, origins: Sequence[str] = ORIGINS, share: float = 0.01) -> dict[str, Arm]:
-    """Every arm by name. ConfigError where the recipe's data is not a step, or has none of `origins`.
-
-    share: of the families of documents, to be held out. An arm without the stage it is to do without is left out.
-    """
-    if not isinstance(base.data, Step):
-        raise ConfigError("an ablation derives its arms from a corpus: a recipe whose data is a step expected")
-    full = rewrite(base.data, lambda step: _parted(step, "rest", share) if step.name in origins else step)
-    if full == base.data:
-        raise ConfigError(
-            f"none of the steps {', '.join(origins)} is in the recipe; its documents cannot be parted before them"
-        )
-    families = tuple(f"families_{name}" for name in origins)
-    graphs = {
-        "everything": full,
-        "no_filters": _without(full, "no_filters", _bypass("filter_code", "filter_text")),
-        "no_near_dedup": _without(full, "no_near_dedup", _bypass("dedup_near", but=families)),
-        "no_recall": _without(full, "no_recall", _at_random(full)),
-        "no_decontamination": _without(full, "no_decontamination", _bypass("decontaminate")),
-    }
-    found = {name: graph for name, graph in graphs.items() if name == "everything" or graph != full}
-    made = {name: _arm(base, name, graph, full) for name, graph in found.items()}
-    again = dataclasses.replace(made["everything"].config, name=f"{base.name}_other_seed", seed=base.seed + 1)
-    return made | {"other_seed": Arm(again, made["everything"].contamination)}
-
-
-def _parted(origin: Step, keep: str, share: float) -> Step:
-    families = Step(f"families_{origin.name}", dedup_near.Config(files=origin))
-    name = f"held_{origin.name}" if keep == "held" else f"part_{origin.name}"
-    return Step(name, hold_out.Config(files=origin, families=families, keep=keep, share=share))  # type: ignore[arg-type]
-
-
-def _without(full: Step, arm: str, change: Callable[[Step], Step]) -> Step:
-    """`full` with `change` applied, and with its tokenizer. What comes out different is named for the arm: the steps that made
-    the tokenizer are still there under their names."""
-    before = {step.name: step for step in walk(full)}
-
-    def changed(step: Step) -> Step:
-        if _stage(step) == "train_tokenizer":
-            return before[step.name]
-        new = change(step)
-        return Step(f"{new.name}_{arm}", new.config) if new.name in before and new != before[new.name] else new
-
-    return rewrite(full, changed)
-
-
-def _bypass(*stages: str, but: tuple[str, ...] = ()) -> Callable[[Step], Step]:
-    """Steps of these stages replaced by what they read."""
-    return lambda step: step.config.files if _stage(step) in stages and step.name not in but else step
-
-
-def _at_random(full: Step) -> Callable[[Step], Step]:
-    """The last round of every recall replaced by a draw of the same share; the rounds before are then of no use to anyone."""
-    rounds = {step.name for step in walk(full) if _stage(step) == "select_recall"}
-    used = {
-        other.name
-        for step in walk(full)
-        for other in (getattr(step.config, field, None) for field in ("previous", "selected"))
-        if isinstance(other, Step)
-    }
-
-    def change(step: Step) -> Step:
-        if step.name not in rounds - used:
-            return step
-        if step.config.share is None:
-            raise ConfigError(
-                f"step {step.name} cuts by tokens, probability or precision; for the arm no_recall a cut by share expected"
-            )
-        return Step(step.name, draw_random.Config(files=step.config.files, share=step.config.share, salt=step.name))
-
-    return change
-
-
-def _arm(base: TrainConfig, name: str, graph: Step, full: Step) -> Arm:
-    index = next((step.config.index for step in walk(full) if _stage(step) == "decontaminate"), None)
-    if index is None:
-        raise ConfigError("the recipe decontaminates nothing, so there are no benchmarks to look for in the arms")
-    config = dataclasses.replace(base, name=f"{base.name}_{name}", data=graph)
-    return Arm(config, Step("contamination", decontaminate.Config(files=graph.config.files, index=index)))
-
-
-def held_documents(base: TrainConfig, origins: Sequence[str] = ORIGINS, share: float = 0.01) -> tuple[Step, ...]:
-    """A step for each origin: its documents held out, after the recipe's own filters and decontamination."""
-    assert isinstance(base.data, Step)
-    steps = walk(base.data)
-    index = next(step.config.index for step in steps if _stage(step) == "decontaminate")
-    cleaned = []
-    for origin in (step for step in steps if step.name in origins):
-        last = _parted(origin, "held", share)
-        for step in _rules(steps, origin):
-            last = Step(f"{last.name}_{step.name}", dataclasses.replace(step.config, files=last))
-        cleaned.append(Step(f"clean_{origin.name}", decontaminate.Config(files=last, index=index)))
-    return tuple(cleaned)
-
-
-def _rules(steps: Sequence[Step], origin: Step) -> list[Step]:
-    """The detection of languages and the filter that documents of `origin` pass, in order: along `files`, from the first filter
-    that leads back to it."""
-    for last in steps:
-        chain = []
-        step: Step | None = last if _stage(last) in ("filter_code", "filter_text") else None
-        while step is not None and step.name != origin.name:
-            chain.append(step)
-            step = getattr(step.config, "files", None)
-        if step is not None:
-            return [s for s in reversed(chain) if _stage(s) in ("detect_language", "filter_code", "filter_text")]
-    return []
 
 
 class Result(NamedTuple):
@@ -178,19 +60,28 @@ class Result(NamedTuple):
     bits_N: np.ndarray
 
 
-def compare(results: dict[str, Result], bytes_N: np.ndarray) -> Iterator[str]:
-    """The table: an arm a line, its bits per byte, and how far that is from `everything`."""
+def compare(results: dict[str, Result], asked: Sequence[Document]) -> Iterator[str]:
+    """A table of all documents, then one of those of each origin: an arm a line, its bits per byte, and how far that is from
+    `everything`."""
     from train.bootstrap import paired_bootstrap
 
-    base = results["everything"].bits_N
-    yield f"{'arm':<20}{'documents':>11}{'tokens':>14}{'epochs':>8}{'with benchmarks':>17}{'bits/byte':>11}  against everything"
+    bytes_N = np.array([len(document.text.encode("utf-8")) for document in asked], np.float64)
+    kinds = np.array([document.data for document in asked])
+    yield f"{'arm':<20}{'documents':>11}{'tokens':>14}{'epochs':>8}{'with benchmarks':>17}"
     for name, result in results.items():
-        line = f"{name:<20}{result.documents:>11,}{result.tokens:>14,}{result.epochs:>8.2f}{result.hits:>17,}"
-        line += f"{result.bits_N.sum() / bytes_N.sum():>11.4f}"
-        if name != "everything":
-            found = paired_bootstrap(result.bits_N, base, bytes_N)
-            line += f"  {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-        yield line
+        yield f"{name:<20}{result.documents:>11,}{result.tokens:>14,}{result.epochs:>8.2f}{result.hits:>17,}"
+    names = list(dict.fromkeys(kinds.tolist()))
+    for kind in ["all documents", *(names if len(names) > 1 else [])]:
+        of_N = np.ones(len(kinds), bool) if kind == "all documents" else kinds == kind
+        yield ""
+        yield f"bits per byte of {kind} held out: {of_N.sum():,}, of {int(bytes_N[of_N].sum()):,} bytes"
+        base = results["everything"].bits_N[of_N]
+        for name, result in results.items():
+            line = f"{name:<20}{result.bits_N[of_N].sum() / bytes_N[of_N].sum():>11.4f}"
+            if name != "everything":
+                found = paired_bootstrap(result.bits_N[of_N], base, bytes_N[of_N])
+                line += f"  {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+            yield line
 
 
 def build(ends: tuple[Step, ...], engine: Engine, say: Say) -> dict[str, Report]:
@@ -211,24 +102,23 @@ def train_arm(arm: Arm, root: Path, say: Say) -> tuple[int, int, float]:
     return data.documents, data.tokens, samples_before(config.steps, config) * config.seq_len / data.tokens
 
 
-def ask(arm: Arm, documents: Sequence[object], root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(bits, bytes) of every document, by the arm's newest checkpoint."""
+def ask(arm: Arm, documents: Sequence[Document], root: Path) -> np.ndarray:
+    """Bits of every document, by the arm's newest checkpoint."""
     from train.evaluate import Meter, Tasks, score_bits
     from train.parallel import join
     from train.subject import open_trained
 
     with join(arm.config.layout) as ranks:
         subject = open_trained(arm.config, root, str(ranks.device))
-    items = score_bits(subject, documents, Tasks(bits=True), 8192, Meter(arm.config.name, len(documents)))  # type: ignore[arg-type]
-    return np.array([item.score for item in items]), np.array([item.weight for item in items])
+        items = score_bits(subject, documents, Tasks(bits=True), 8192, Meter(arm.config.name, len(documents)))
+    return np.array([item.score for item in items])
 
 
-def read_held(steps: Sequence[Step], engine: Engine, most: int) -> list[object]:
-    """At most `most` documents of each step, by a hash of their id."""
-    from corpus.draw import draw_keys
+def read_held(steps: Sequence[Step], engine: Engine, most: int) -> list[Document]:
+    """At most `most` documents of each step, by a hash of their id. InputError where there are none."""
     from train.held_documents import Document
 
-    found: list[object] = []
+    found: list[Document] = []
     for step in steps:
         shards = engine.shards(step)
         rows = []
@@ -240,16 +130,20 @@ def read_held(steps: Sequence[Step], engine: Engine, most: int) -> list[object]:
         for _, row in rows[:most]:
             found.append(Document(row["id"], row["text"], row["lang"] or "none", row["source"] or "none", step.name))
     if not found:
-        raise ConfigError("no document is held out; raise --share")
+        raise InputError("no document is held out; raise --share")
     return found
 
 
 def study(base: TrainConfig, root: Path, engine: Engine, say: Say, *, share: float, documents: int, only: Sequence[str] = ARMS,
-          origins: Sequence[str] = ORIGINS) -> tuple[dict[str, Result], np.ndarray]:  # fmt: skip
-    """Build, train and ask every arm in `only`; results by arm, and bytes of the documents asked about."""
+          origins: Sequence[str] = ORIGINS) -> tuple[dict[str, Result], list[Document]]:  # fmt: skip
+    """Build, train and ask every arm in `only`; results by arm, and the documents asked about."""
     if base.layout.ranks != 1:
         raise ConfigError(f"the layout has {base.layout.ranks} ranks; train arms with torchrun first, then run this with 1")
-    chosen = {name: arm for name, arm in arms(base, origins, share).items() if name in only}
+    made = arms(base, origins, share)
+    chosen = {name: arm for name, arm in made.items() if name in only}
+    for name in only:
+        if name not in made:
+            say(f"{name}: left out, the recipe has no such stage")
     say(f"held out: {share:.2%} of the families of near-duplicates")
     held = held_documents(base, origins, share)
     build(held, engine, say)
@@ -262,14 +156,11 @@ def study(base: TrainConfig, root: Path, engine: Engine, say: Say, *, share: flo
     asked = read_held(held, engine, documents)
     engine.close()
     results: dict[str, Result] = {}
-    bytes_N = np.zeros(0)
     for number, (name, arm) in enumerate(chosen.items(), 1):
         say(f"training {number} of {len(chosen)}: {name}")
         size = train_arm(arm, root, lambda text: say(f"  {text}"))
-        bits_N, bytes_N = ask(arm, asked, root)
-        results[name] = Result(*size, hits[name], bits_N)
-    say(f"{len(asked):,} documents held out, {int(bytes_N.sum()):,} bytes; {base.steps:,} steps an arm")
-    return results, bytes_N
+        results[name] = Result(*size, hits[name], ask(arm, asked, root))
+    return results, asked
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -294,13 +185,13 @@ def main(arguments: list[str] | None = None) -> int:
         engine = open_engine(options.root, options.workers)
         try:
             chosen = {"everything", *only}
-            results, bytes_N = study(
+            results, asked = study(
                 base, Path(options.root), engine, lambda text: print(text, flush=True),
                 share=options.share, documents=options.documents, only=[name for name in ARMS if name in chosen],
             )  # fmt: skip
         finally:
             engine.close()
-        for line in compare(results, bytes_N):
+        for line in compare(results, asked):
             print(line)
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)

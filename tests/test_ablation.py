@@ -16,12 +16,14 @@ from corpus.errors import ConfigError
 from corpus.runner import run
 from corpus.step import Step, override, rewrite, stage_of, walk
 from recipes import ablation, draw_random, hold_out, moe_tiny
-from recipes.ablation import ARMS, Result, arms, compare, held_documents, study
+from recipes.ablation import Result, compare, study
+from recipes.ablation_arms import ARMS, arms, held_documents
 from recipes.sources import planted_benchmark
 from stages import decontaminate, dedup_near, encode_tokens, filter_code, index_benchmarks, mix, train_tokenizer
 from tests.test_train_attention import TINY
 from tests.toys import pages
 from train.config import Layout, ModelConfig, TrainConfig
+from train.held_documents import Document
 
 ORIGIN = ("source",)
 WORDS = [
@@ -202,12 +204,13 @@ def test_a_random_draw_is_of_the_share_asked(tmp_path: Path) -> None:
 def test_the_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, said = toy_run(), []
     engine = LocalEngine(tmp_path)
-    results, bytes_N = study(base, tmp_path, engine, said.append, share=0.1, documents=50, origins=ORIGIN)
-    assert set(results) == set(ARMS) - {"no_recall"}
+    results, documents = study(base, tmp_path, engine, said.append, share=0.1, documents=50, origins=ORIGIN)
+    assert set(results) == set(ARMS) - {"no_recall"} and "no_recall: left out, the recipe has no such stage" in said
     # What is asked about is in no arm, nor is a near-duplicate of it; it is clean.
     held = held_documents(base, ORIGIN, 0.1)
     asked = set(rows(engine, held[0]))
-    assert len(asked) == len(bytes_N) > 5 and not asked & {where for where, text in texts() if "x" * 1200 in text}
+    bytes_N = np.array([len(document.text.encode()) for document in documents])
+    assert len(asked) == len(documents) > 5 and not asked & {where for where, text in texts() if "x" * 1200 in text}
     for name, arm in arms(base, ORIGIN, 0.1).items():
         trained = set(rows(engine, arm.config.data.config.files))
         assert not trained & asked and trained, name
@@ -220,23 +223,31 @@ def test_the_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     # Bits are of the same documents in the same order: an untrained byte of a 320-word vocabulary costs some bits, all alike.
     assert all(np.isfinite(r.bits_N).all() and 0.5 < r.bits_N.sum() / bytes_N.sum() < 8 for r in results.values())
     assert not np.array_equal(full.bits_N, results["other_seed"].bits_N)
-    table = list(compare(results, bytes_N))
-    assert len(table) == 6 and "against everything" in table[0] and " [" in table[2] and " [" not in table[1]
+    table = list(compare(results, documents))
+    assert len(table) == 1 + 5 + 2 + 5 and [" [" in line for line in table[8:]] == [False, True, True, True, True]
     # Again: everything is done, and the figures are the same.
     again, _ = study(base, tmp_path, engine, said.append, share=0.1, documents=50, origins=ORIGIN, only=["everything"])
     assert np.array_equal(again["everything"].bits_N, full.bits_N)
 
 
-def test_the_table_shows_differences_with_their_sign() -> None:
-    bytes_N = np.full(50, 100.0)
+def test_the_table_shows_differences_with_their_sign_and_each_origin_alone() -> None:
+    documents = [Document(str(i), "é" * 50, "none", "none", "files" if i < 40 else "pages") for i in range(50)]
     noise = np.random.default_rng(0).normal(0, 5, 50)
+    worse = np.where(np.arange(50) < 40, 10.0, -20.0)
     results = {
         "everything": Result(10, 1000, 1.5, 0, 200 + noise),
-        "no_filters": Result(12, 1200, 1.2, 3, 210 + noise),
+        "no_filters": Result(12, 1200, 1.2, 3, 200 + worse + noise),
     }
-    lines = list(compare(results, bytes_N))
-    assert lines[2].split()[:6] == ["no_filters", "12", "1,200", "1.20", "3", f"{(210 + noise).sum() / 5000:.4f}"]
-    assert lines[2].endswith("+0.1000 [+0.1000, +0.1000]")
+    lines = list(compare(results, documents))
+    assert lines[2].split() == ["no_filters", "12", "1,200", "1.20", "3"]
+    assert lines[4] == "bits per byte of all documents held out: 50, of 5,000 bytes"
+    assert lines[6].split()[:3] == ["no_filters", f"{(200 + worse + noise).sum() / 5000:.4f}", "+0.0400"]
+    assert lines[8] == "bits per byte of files held out: 40, of 4,000 bytes" and lines[10].endswith(
+        "+0.1000 [+0.1000, +0.1000]"
+    )
+    assert lines[12] == "bits per byte of pages held out: 10, of 1,000 bytes" and lines[14].endswith(
+        "-0.2000 [-0.2000, -0.2000]"
+    )
 
 
 def test_the_command_refuses_unknown_arms(capsys: pytest.CaptureFixture[str]) -> None:
