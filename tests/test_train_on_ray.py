@@ -28,6 +28,7 @@ def command(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.extra
 def test_two_ranks_of_ray_train_are_the_run_of_one(tmp_path: Path) -> None:
     toy(tmp_path)  # the shards
     done = command(tmp_path, "--set", "layout.dp=2")

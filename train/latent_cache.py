@@ -70,7 +70,7 @@ class LatentCache:
         x_B1H = model.model.embed_tokens(tokens_B[:, None])
         reach = int(at_B.max()) + 1
         mask_B11T = (torch.arange(reach, device=at_B.device) <= at_B[:, None])[:, None, None]
-        segments = Segments.of(model.config, x_B1H.shape[:2], None, self._exempt_B)
+        segments = Segments.of(model.config, len(x_B1H), None, self._exempt_B)
         for name, layer in model.model.layers.items():
             x_B1H = x_B1H + self._attend(layer.self_attn, layer.input_layernorm(x_B1H), self._cache[name], mask_B11T)
             y_B1H = layer.post_attention_layernorm(x_B1H)
