@@ -13,11 +13,11 @@ RUN     := $(BIN)/python -m corpus
 OPTIONS := --root $(ROOT) $(foreach s,$(SET),--set $(s))
 ENGINE  := $(if $(WORKERS),--workers $(WORKERS))
 
-.PHONY: help setup demo test check bench clean plan corpus crawl extract filter dedup recall decontaminate mix tokenize train report submit submit-train
+.PHONY: help setup demo test check bench clean kernels plan corpus crawl extract filter dedup recall decontaminate mix tokenize train report submit submit-train
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo "stages: crawl extract filter dedup recall decontaminate mix tokenize · train report plan submit submit-train bench check"
+	@echo "stages: crawl extract filter dedup recall decontaminate mix tokenize · kernels train report plan submit submit-train bench check"
 
 # --- Setting up ---------------------------------------------------------------------------------------------------------
 # Each check names the Debian or Ubuntu package that brings what is missing.
@@ -50,6 +50,7 @@ demo: $(VENV)/.train
 	$(RUN) report recipes.sample $(OPTIONS)
 
 test: $(VENV)/.dev
+	$(BIN)/python -m kernels.build cpu
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
@@ -59,6 +60,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# The CUDA kernels and their twin for the CPU, with the compilers that are there.
+kernels: $(VENV)/.train
+	$(BIN)/python -m kernels.build
 
 # --- Stages: each runs what it needs first ------------------------------------------------------------------------------
 

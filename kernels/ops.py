@@ -1,18 +1,35 @@
-"""The routing ops the trainer calls. Checks what callers can get wrong, then hands over to an implementation.
+"""The routing ops the trainer calls. Checks what callers can get wrong, then hands over to an implementation:
 
-There is one implementation today, `kernels.reference`. A faster one replaces a function here, one at a time, and nothing
-in train/ changes: shapes, dtypes, tie rule and summation order are fixed in reference.py.
+    compiled    kernels/built: CUDA kernels for CUDA tensors, their twin for CPU tensors; `make kernels`
+    reference   kernels/reference.py, plain torch, where nothing was compiled for the device, or CORPUS_KERNELS=reference
+
+Shapes, dtypes, tie rule and summation order are fixed in reference.py and the same everywhere.
 """
 
 from __future__ import annotations
+
+import functools
+import math
+import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import reference
+from kernels import reference, registered
 
-__all__ = ["drop", "experts", "gate", "index", "permute", "unpermute"]
+__all__ = ["combine", "drop", "experts", "gate", "permute", "route", "swiglu_weighted"]
+
+MAX_EXPERTS, MAX_K = 512, 16  # as in csrc/semantics.h
+ROWS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def _compiled(device: str) -> bool:
+    choice = os.environ.get("CORPUS_KERNELS", "compiled")
+    if choice not in ("compiled", "reference"):
+        raise ValueError(f"CORPUS_KERNELS={choice!r}; compiled or reference expected")
+    return choice == "compiled" and device in ("cpu", "cuda") and registered.library(device) is not None
 
 
 def gate(
@@ -31,22 +48,31 @@ def gate(
     devices: int = 1,
     top_devices: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(experts_TK int32, weights_TK fp32, losses_4); see reference.gate."""
-    _check(logits_TE.dim() == 2, "gate: logits", logits_TE, "[tokens, experts]")
+    """(experts_TK int32, weights_TK fp32, losses_4); see reference.gate. Logits of 16 bits are widened first."""
+    _check(logits_TE.dim() == 2 and logits_TE.dtype in ROWS, "gate: logits", logits_TE, "floats [tokens, experts]")
     tokens, count = logits_TE.shape
-    if count % groups or not 1 <= top_groups <= groups or not 1 <= k <= count // groups * top_groups:
+    if not 1 <= count <= MAX_EXPERTS or not 1 <= k <= MAX_K:
+        raise ValueError(f"gate: {count} experts, k={k}; up to {MAX_EXPERTS} experts and {MAX_K} a token expected")
+    if groups < 1 or count % groups or not 1 <= top_groups <= groups or k > count // groups * top_groups:
         raise ValueError(f"gate: k={k}, groups={groups}, top_groups={top_groups} cannot be chosen from {count} experts")
     if devices < 1 or count % devices or not 1 <= top_devices <= devices:
         raise ValueError(f"gate: devices={devices}, top_devices={top_devices}; {count} experts have to divide over devices")
     if bias_E is not None:
         _check(bias_E.shape == (count,), "gate: bias", bias_E, f"[{count}]")
+        _check(bias_E.device == logits_TE.device, "gate: bias", bias_E, f"device {logits_TE.device}")
     if of_T is not None:
-        _check(of_T.shape == (tokens,), "gate: of", of_T, f"[{tokens}]")
+        _check(of_T.shape == (tokens,) and of_T.dtype == torch.int32, "gate: of", of_T, f"int32 [{tokens}]")
+        _check(of_T.device == logits_TE.device, "gate: of", of_T, f"device {logits_TE.device}")
     elif segments < 1 or tokens % segments:
         raise ValueError(f"gate: {tokens} tokens are not {segments} segments of equal length")
     for name, value, known in (("score", score, ("softmax", "sigmoid")), ("group_score", group_score, ("max", "top2"))):
         if value not in known:
             raise ValueError(f"gate: {name}={value!r}; {' or '.join(known)} expected")
+    if _compiled(logits_TE.device.type):
+        wide_TE = logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32)).contiguous()
+        bias_E = None if bias_E is None else bias_E.detach().to(wide_TE.dtype).contiguous()
+        options = (k, segments, groups, top_groups, score, group_score, renormalize, float(scale), devices, top_devices)
+        return registered.Gate.apply(wide_TE, bias_E, None if of_T is None else of_T.contiguous(), options)  # type: ignore[no-any-return]
     return reference.gate(
         logits_TE,
         bias_E,
@@ -75,12 +101,20 @@ def drop(
     exempt_S: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(experts_TK, weights_TK) without the slots there is no room for; see reference.drop."""
+    _check_slots(experts_TK, "drop: experts")
     _check(weights_TK.shape == experts_TK.shape, "drop: weights", weights_TK, str(list(experts_TK.shape)))
     if sequences < 1 or len(experts_TK) % sequences or devices < 1 or experts % devices or capacity_factor <= 0:
         raise ValueError(
             f"drop: {len(experts_TK)} tokens in {sequences} sequences, {experts} experts on {devices} devices, "
             f"capacity_factor={capacity_factor}; whole numbers and more than 0 expected"
         )
+    if exempt_S is not None:
+        _check(exempt_S.shape == (sequences,) and exempt_S.dtype == torch.bool, "drop: exempt", exempt_S, f"bool [{sequences}]")
+    if _compiled(experts_TK.device.type):
+        room = math.ceil(capacity_factor * (experts_TK.numel() // sequences) / devices)
+        exempt_S = None if exempt_S is None else exempt_S.contiguous()
+        numbers = (experts, devices, sequences, room)
+        return registered.Drop.apply(experts_TK.contiguous(), weights_TK.contiguous(), exempt_S, numbers)  # type: ignore[no-any-return]
     return reference.drop(
         experts_TK,
         weights_TK,
@@ -92,16 +126,28 @@ def drop(
     )
 
 
-def index(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(offs_E1, pos_TK, src_N) int32; see reference.index."""
-    _check(experts_TK.dim() == 2 and experts_TK.dtype == torch.int32, "index: experts", experts_TK, "int32 [tokens, k]")
-    return reference.index(experts_TK, count)
+def route(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(offs_E1, pos_TK, src_N) int32; see reference.route."""
+    _check_slots(experts_TK, "route: experts")
+    if not 1 <= count <= MAX_EXPERTS:
+        raise ValueError(f"route: {count} experts; 1 to {MAX_EXPERTS} expected")
+    if _compiled(experts_TK.device.type):
+        return registered.route(experts_TK.contiguous(), count)
+    # The twin looks itself. On CUDA looking would wait for the device; a kernel there stops the stream, as indexing in torch.
+    if not experts_TK.is_cuda and experts_TK.numel() and not 0 <= int(experts_TK.min()) <= int(experts_TK.max()) <= count:
+        raise ValueError(
+            f"route: experts has numbers {int(experts_TK.min())} to {int(experts_TK.max())}; 0 to {count} expected"
+        )
+    return reference.route(experts_TK, count)
 
 
-def permute(x_TH: Tensor, pos_TK: Tensor, src_N: Tensor) -> Tensor:
+def permute(x_TH: Tensor, pos_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None = None) -> Tensor:
     """y_NH, rows grouped by expert; see reference.permute."""
-    _check(x_TH.dim() == 2 and len(x_TH) == len(pos_TK), "permute: x", x_TH, f"[{len(pos_TK)}, hidden]")
-    return reference.permute(x_TH, pos_TK, src_N)
+    _check_rows(x_TH, len(pos_TK), "permute: x")
+    _check_places(x_TH, "permute", pos=(pos_TK, pos_TK.shape), src=(src_N, (pos_TK.numel(),)), offs=(offs_E1, None))
+    if _compiled(x_TH.device.type):
+        return registered.Permute.apply(x_TH.contiguous(), pos_TK, offs_E1)  # type: ignore[no-any-return]
+    return reference.permute(x_TH, pos_TK, src_N, offs_E1)
 
 
 def experts(x_NH: Tensor, w_EOH: Tensor, offs_E1: Tensor) -> Tensor:
@@ -113,13 +159,73 @@ def experts(x_NH: Tensor, w_EOH: Tensor, offs_E1: Tensor) -> Tensor:
     return reference.experts(x_NH, w_EOH, offs_E1)
 
 
-def unpermute(y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor) -> Tensor:
-    """z_TH, the weighted sum of each token's rows; see reference.unpermute."""
-    _check(y_NH.dim() == 2 and len(y_NH) == pos_TK.numel(), "unpermute: y", y_NH, f"[{pos_TK.numel()}, hidden]")
-    _check(weights_TK.shape == pos_TK.shape, "unpermute: weights", weights_TK, str(list(pos_TK.shape)))
-    return reference.unpermute(y_NH, weights_TK, pos_TK, src_N)
+def swiglu_weighted(gate_up_N2I: Tensor, weights_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None = None) -> Tensor:
+    """out_NI = silu(gate) · up · weight; see reference.swiglu_weighted."""
+    _check_rows(gate_up_N2I, weights_TK.numel(), "swiglu_weighted: gate_up")
+    if gate_up_N2I.shape[1] % 2:
+        raise ValueError(f"swiglu_weighted: gate_up has {gate_up_N2I.shape[1]} columns; gate and up are as wide as each other")
+    _check_weights(weights_TK, gate_up_N2I, "swiglu_weighted: weights")
+    _check_places(gate_up_N2I, "swiglu_weighted", src=(src_N, (weights_TK.numel(),)), offs=(offs_E1, None))
+    if _compiled(gate_up_N2I.device.type):
+        return registered.SwigluWeighted.apply(gate_up_N2I.contiguous(), weights_TK.contiguous(), src_N, offs_E1)  # type: ignore[no-any-return]
+    return reference.swiglu_weighted(gate_up_N2I, weights_TK, src_N, offs_E1)
+
+
+def combine(
+    y_NH: Tensor,
+    weights_TK: Tensor | None,
+    pos_TK: Tensor,
+    src_N: Tensor,
+    offs_E1: Tensor | None = None,
+    shared_TH: Tensor | None = None,
+) -> Tensor:
+    """z_TH, the weighted sum of each token's rows and what all tokens share; see reference.combine."""
+    _check_rows(y_NH, pos_TK.numel(), "combine: y")
+    if weights_TK is not None:
+        _check(weights_TK.shape == pos_TK.shape, "combine: weights", weights_TK, str(list(pos_TK.shape)))
+        _check_weights(weights_TK, y_NH, "combine: weights")
+        weights_TK = weights_TK.contiguous()
+    _check_places(y_NH, "combine", pos=(pos_TK, pos_TK.shape), src=(src_N, (pos_TK.numel(),)), offs=(offs_E1, None))
+    if shared_TH is not None:
+        expected = (len(pos_TK), y_NH.shape[1])
+        _check(
+            shared_TH.shape == expected and shared_TH.dtype == y_NH.dtype,
+            "combine: shared",
+            shared_TH,
+            f"{y_NH.dtype} {expected}",
+        )
+        shared_TH = shared_TH.contiguous()
+    if _compiled(y_NH.device.type):
+        return registered.Combine.apply(y_NH.contiguous(), weights_TK, shared_TH, pos_TK, offs_E1)  # type: ignore[no-any-return]
+    return reference.combine(y_NH, weights_TK, pos_TK, src_N, offs_E1, shared_TH)
 
 
 def _check(ok: bool, what: str, seen: Tensor, expected: str) -> None:
     if not ok:
-        raise ValueError(f"{what} is {seen.dtype} {list(seen.shape)}; {expected} expected")
+        raise ValueError(f"{what} is {seen.dtype} {list(seen.shape)} on {seen.device}; {expected} expected")
+
+
+def _check_slots(experts_TK: Tensor, what: str) -> None:
+    _check(experts_TK.dim() == 2 and experts_TK.dtype == torch.int32, what, experts_TK, "int32 [tokens, k]")
+    if not 1 <= experts_TK.shape[1] <= MAX_K or experts_TK.numel() >= 2**31:
+        raise ValueError(f"{what} is {list(experts_TK.shape)}; 1 to {MAX_K} a token and fewer than 2**31 in all expected")
+
+
+def _check_rows(rows: Tensor, count: int, what: str) -> None:
+    _check(rows.dim() == 2 and len(rows) == count and rows.dtype in ROWS, what, rows, f"floats [{count}, width]")
+    if rows.is_cuda and rows.shape[1] % 8 and _compiled("cuda"):
+        raise ValueError(f"{what} is {rows.shape[1]} wide; a multiple of 8 expected on CUDA")
+
+
+def _check_weights(weights_TK: Tensor, rows: Tensor, what: str) -> None:
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    _check(weights_TK.dtype == wide and weights_TK.device == rows.device, what, weights_TK, f"{wide} on {rows.device}")
+
+
+def _check_places(rows: Tensor, op: str, **places: tuple[Tensor | None, tuple[int, ...] | None]) -> None:
+    """pos, src and offs as route made them. Their values are not looked at."""
+    for name, (seen, shape) in places.items():
+        if seen is not None:
+            fits = seen.dtype == torch.int32 and seen.is_contiguous() and seen.device == rows.device
+            expected = f"contiguous int32 {list(shape) if shape else '[experts + 1]'} on {rows.device}"
+            _check(fits and (seen.shape == shape if shape else seen.dim() == 1), f"{op}: {name}", seen, expected)

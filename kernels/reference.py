@@ -2,10 +2,11 @@
 
     gate       logits -> which k experts each token goes to, with what weight, and how uneven that is
     drop       slots beyond what a device has room for -> nobody's
-    index      experts -> where each (token, slot) sits when rows are grouped by expert
+    route      experts -> where each (token, slot) sits when rows are grouped by expert
     permute    token rows -> rows grouped by expert
     experts    x · wᵀ per group of rows
-    unpermute  rows grouped by expert -> weighted sum per token
+    swiglu_weighted  silu(gate) · up · the slot's weight, per row
+    combine    rows grouped by expert -> weighted sum per token
 
 Letters in names are shapes: T tokens, E experts, K experts per token, N = T·K rows (static, so nothing waits on a count),
 H hidden, O outputs, S sequences; E1 is E+1. A slot is a pair (token t, choice j) with number t·K + j.
@@ -16,7 +17,9 @@ Rules, the same in every implementation:
   - a tie goes to the lower expert; slots are in order of falling logit;
   - sums over slots run in slot order j = 0…K-1 with an fp32 accumulator, so results do not depend on the launch;
   - rows of one expert are in slot order (stable);
-  - a NaN logit counts as the largest, so indices stay in range and the NaN reaches the loss, where the trainer stops.
+  - a NaN logit counts as the largest, so indices stay in range and the NaN reaches the loss, where the trainer stops; an
+    infinite one makes all scores of its token NaN by inf - inf, a -inf one is an expert of score 0;
+  - `offs`, where an op takes it, says which rows are an expert's; those after the last are nobody's: written as 0, never read.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from torch import Tensor
 
 from kernels.fuse import fused_on_cuda
 
-__all__ = ["drop", "experts", "gate", "index", "losses", "permute", "unpermute"]
+__all__ = ["combine", "drop", "experts", "gate", "losses", "permute", "route", "swiglu_weighted"]
 
 
 def gate(
@@ -69,9 +72,11 @@ def gate(
         kept_TM = best_TG.sort(dim=1, descending=True, stable=True).indices[:, :top_groups]
         open_TG = torch.zeros_like(best_TG, dtype=torch.bool).scatter_(1, kept_TM, True)
         open_TE = open_TG.repeat_interleave(logits_TE.shape[1] // groups, dim=1)
-        eligible_TE = eligible_TE.masked_fill(~open_TE, -torch.inf)
     # Not topk: it leaves open which of two equal values wins. A stable sort does not.
-    experts_TK = eligible_TE.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    order_TE = eligible_TE.sort(dim=1, descending=True, stable=True).indices
+    if groups > 1:  # then those of open groups first: -inf for the others would tie with a logit of -inf
+        order_TE = order_TE.gather(1, (~open_TE).gather(1, order_TE).sort(dim=1, stable=True).indices)
+    experts_TK = order_TE[:, :k]
     weights_TK = scores_TE.gather(1, experts_TK)
     if renormalize:
         weights_TK = weights_TK / (weights_TK.sum(1, keepdim=True) + 1e-20)
@@ -150,7 +155,7 @@ def drop(
     return experts_TK.masked_fill(over_TK, experts), weights_TK.masked_fill(over_TK, 0.0)
 
 
-def index(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def route(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """(offs_E1, pos_TK, src_N), int32: a stable counting sort of the slots by expert, for `count` experts.
 
     Rows offs[e]…offs[e+1] belong to expert e. pos: the row of a slot. src: the slot of a row, so src // K is its token.
@@ -164,14 +169,33 @@ def index(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return offs_E1, pos_N.view(experts_TK.shape).to(torch.int32), src_N.to(torch.int32)
 
 
-def permute(x_TH: Tensor, pos_TK: Tensor, src_N: Tensor) -> Tensor:
+def permute(x_TH: Tensor, pos_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None = None) -> Tensor:
     """y_NH with y[n] = x[src[n] // K]. Its gradient sums a token's rows in slot order."""
-    return _Permute.apply(x_TH, pos_TK, src_N)
+    return _Permute.apply(x_TH, pos_TK, src_N, offs_E1)
 
 
-def unpermute(y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor) -> Tensor:
-    """z_TH with z[t] = Σ_j weights[t, j] · y[pos[t, j]], accumulated in fp32, rounded once to y's dtype."""
-    return _Unpermute.apply(y_NH, weights_TK, pos_TK, src_N)
+def swiglu_weighted(gate_up_N2I: Tensor, weights_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None = None) -> Tensor:
+    """out_NI = silu(gate) · up · weight of the row's slot, in fp32, rounded once.
+
+    By linearity the second product of an expert may carry the weight as well before as after it. Before, combine needs no
+    weights, and its backward none of the rows, which then are not kept (Megatron-Core, SonicMoE: arXiv 2512.14080).
+    """
+    wide_N2I = gate_up_N2I.to(_accumulator(gate_up_N2I.dtype))
+    gate_NI, up_NI = wide_N2I.chunk(2, dim=1)
+    out_NI = F.silu(gate_NI) * up_NI * weights_TK.flatten().index_select(0, src_N)[:, None]
+    return _of_experts(out_NI, offs_E1).to(gate_up_N2I.dtype)
+
+
+def combine(
+    y_NH: Tensor,
+    weights_TK: Tensor | None,
+    pos_TK: Tensor,
+    src_N: Tensor,
+    offs_E1: Tensor | None = None,
+    shared_TH: Tensor | None = None,
+) -> Tensor:
+    """z_TH with z[t] = shared[t] + Σ_j weights[t, j] · y[pos[t, j]], accumulated in fp32, rounded once to y's dtype."""
+    return _Combine.apply(y_NH, weights_TK, pos_TK, src_N, offs_E1, shared_TH)
 
 
 def experts(x_NH: Tensor, w_EOH: Tensor, offs_E1: Tensor) -> Tensor:
@@ -191,12 +215,24 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def _of_experts(rows_NH: Tensor, offs_E1: Tensor | None) -> Tensor:
+    if offs_E1 is None:
+        return rows_NH
+    return rows_NH.where((torch.arange(len(rows_NH), device=rows_NH.device) < offs_E1[-1])[:, None], 0)
+
+
 @fused_on_cuda
-def _sum_slots(y_NH: Tensor, pos_TK: Tensor, weights_TK: Tensor | None) -> Tensor:
+def _sum_slots(
+    y_NH: Tensor, pos_TK: Tensor, weights_TK: Tensor | None, offs_E1: Tensor | None, shared_TH: Tensor | None
+) -> Tensor:
     total_TH = torch.zeros(len(pos_TK), y_NH.shape[1], dtype=_accumulator(y_NH.dtype), device=y_NH.device)
     for j in range(pos_TK.shape[1]):
         rows_TH = y_NH.index_select(0, pos_TK[:, j]).to(total_TH.dtype)
+        if offs_E1 is not None:
+            rows_TH = rows_TH.where((pos_TK[:, j] < offs_E1[-1])[:, None], 0)
         total_TH += rows_TH if weights_TK is None else rows_TH * weights_TK[:, j, None]
+    if shared_TH is not None:
+        total_TH += shared_TH
     return total_TH.to(y_NH.dtype)
 
 
@@ -204,35 +240,50 @@ class _Permute(torch.autograd.Function):
     """Autograd's own backward would scatter-add rows in expert order and in the rows' dtype; here the owner sums."""
 
     @staticmethod
-    def forward(ctx: Any, x_TH: Tensor, pos_TK: Tensor, src_N: Tensor) -> Tensor:
-        ctx.save_for_backward(pos_TK)
-        return x_TH.index_select(0, src_N // pos_TK.shape[1])
+    def forward(ctx: Any, x_TH: Tensor, pos_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None) -> Tensor:
+        ctx.save_for_backward(pos_TK, offs_E1)
+        return _of_experts(x_TH.index_select(0, src_N // pos_TK.shape[1]), offs_E1)
 
     @staticmethod
-    def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor, None, None]:
-        (pos_TK,) = ctx.saved_tensors
-        return _sum_slots(dy_NH, pos_TK, None), None, None
+    def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor, None, None, None]:
+        pos_TK, offs_E1 = ctx.saved_tensors
+        return _sum_slots(dy_NH, pos_TK, None, offs_E1, None), None, None, None
 
 
-class _Unpermute(torch.autograd.Function):
+class _Combine(torch.autograd.Function):
     """dy[n] = weight of n's slot · dz[n's token];  dweights[t, j] = ⟨dz[t], y[pos[t, j]]⟩, both in fp32."""
 
     @staticmethod
-    def forward(ctx: Any, y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor) -> Tensor:
-        ctx.save_for_backward(y_NH, weights_TK, pos_TK, src_N)
-        return _sum_slots(y_NH, pos_TK, weights_TK)
+    def forward(
+        ctx: Any,
+        y_NH: Tensor,
+        weights_TK: Tensor | None,
+        pos_TK: Tensor,
+        src_N: Tensor,
+        offs_E1: Tensor | None,
+        shared_TH: Tensor | None,
+    ) -> Tensor:
+        ctx.weighted, ctx.shared = weights_TK is not None, shared_TH is not None
+        ctx.save_for_backward(*((y_NH, weights_TK) if ctx.weighted else ()), pos_TK, src_N, offs_E1)
+        return _sum_slots(y_NH, pos_TK, weights_TK, offs_E1, shared_TH)
 
     @staticmethod
-    def backward(ctx: Any, dz_TH: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        dy_NH, dweights_TK = _weigh_slots(dz_TH, *ctx.saved_tensors)
-        return dy_NH, dweights_TK, None, None
+    def backward(ctx: Any, dz_TH: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, Tensor | None]:
+        *kept, pos_TK, src_N, offs_E1 = ctx.saved_tensors
+        if ctx.weighted:
+            dy_NH, dweights_TK = _weigh_slots(dz_TH, *kept, pos_TK, src_N, offs_E1)
+        else:
+            dy_NH, dweights_TK = _of_experts(dz_TH.index_select(0, src_N // pos_TK.shape[1]), offs_E1), None
+        return dy_NH, dweights_TK, None, None, None, dz_TH if ctx.shared else None
 
 
 @fused_on_cuda
-def _weigh_slots(dz_TH: Tensor, y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor) -> tuple[Tensor, Tensor]:
+def _weigh_slots(
+    dz_TH: Tensor, y_NH: Tensor, weights_TK: Tensor, pos_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None
+) -> tuple[Tensor, Tensor]:
     wide = _accumulator(y_NH.dtype)
     dz_NH = dz_TH.index_select(0, src_N // pos_TK.shape[1]).to(wide)
-    dy_NH = (dz_NH * weights_TK.flatten().index_select(0, src_N)[:, None]).to(y_NH.dtype)
-    dots_N = (dz_NH * y_NH.to(wide)).sum(1)
+    dy_NH = _of_experts(dz_NH * weights_TK.flatten().index_select(0, src_N)[:, None], offs_E1).to(y_NH.dtype)
+    dots_N = _of_experts(dz_NH * y_NH.to(wide), offs_E1).sum(1)
     dweights_TK = dots_N.index_select(0, pos_TK.flatten()).view_as(weights_TK).to(weights_TK.dtype)
     return dy_NH, dweights_TK

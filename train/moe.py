@@ -94,9 +94,10 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(count, hidden, inner))
 
-    def forward(self, x_NH: Tensor, offs_E1: Tensor) -> Tensor:
-        gate_NI, up_NI = ops.experts(x_NH, self.gate_up_proj, offs_E1).chunk(2, dim=-1)
-        return ops.experts(_swiglu(gate_NI, up_NI), self.down_proj, offs_E1)
+    def forward(self, x_NH: Tensor, offs_E1: Tensor, weights_TK: Tensor, src_N: Tensor, live_E1: Tensor | None) -> Tensor:
+        """Each row's expert's answer, times the weight of the row's slot."""
+        gate_up_N2I = ops.experts(x_NH, self.gate_up_proj, offs_E1)
+        return ops.experts(ops.swiglu_weighted(gate_up_N2I, weights_TK, src_N, live_E1), self.down_proj, offs_E1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,7 @@ class MoE(nn.Module):
         )
         load_E = None
         if c.capacity_factor is not None:
-            load_E = ops.index(experts_TK, c.n_routed_experts)[0].diff()
+            load_E = ops.route(experts_TK, c.n_routed_experts)[0].diff()
             experts_TK, weights_TK = ops.drop(
                 experts_TK,
                 weights_TK,
@@ -157,25 +158,23 @@ class MoE(nn.Module):
                 sequences=len(x_BSH),
                 exempt_S=segments.exempt_B,
             )
-        offs_E1, pos_TK, src_N = ops.index(experts_TK, c.n_routed_experts)
-        rows_NH = ops.permute(x_TH, pos_TK, src_N)
-        if self.ranks.experts is not None:
-            rows_NH = self._elsewhere(rows_NH, offs_E1)
-        elif c.capacity_factor is None:
-            rows_NH = self.experts(rows_NH, offs_E1)
-        else:  # rows of nobody, which come last, must be 0 on the way there and back: a grouped product leaves them undefined
-            live_N1 = (torch.arange(len(rows_NH), device=rows_NH.device) < offs_E1[-1])[:, None]
-            rows_NH = self.experts(rows_NH.where(live_N1, 0), offs_E1).where(live_N1, 0)
-        out_TH = ops.unpermute(rows_NH, copied(weights_TK, ranks.tensor), pos_TK, src_N)
-        if c.n_shared_experts:
-            out_TH = out_TH + self.shared_experts.part(x_TH)
+        offs_E1, pos_TK, src_N = ops.route(experts_TK, c.n_routed_experts)
+        live_E1 = None if c.capacity_factor is None else offs_E1  # without a capacity every row is an expert's
+        weights_TK = copied(weights_TK, ranks.tensor)
+        rows_NH = ops.permute(x_TH, pos_TK, src_N, live_E1)
+        if self.ranks.experts is None:
+            rows_NH = self.experts(rows_NH, offs_E1, weights_TK, src_N, live_E1)
+        else:
+            rows_NH = self._elsewhere(rows_NH, offs_E1, weights_TK.flatten()[src_N])
+        shared_TH = self.shared_experts.part(x_TH) if c.n_shared_experts else None
+        out_TH = ops.combine(rows_NH, None, pos_TK, src_N, live_E1, shared_TH)
         dropped = 1 - offs_E1[-1].double() / max(1, experts_TK.numel())
         load_E = offs_E1.diff() if load_E is None else load_E
         out_BSH = ranks.leave(out_TH.unflatten(0, (len(x_BSH), -1)))
         return out_BSH, losses_4, load_E, dropped
 
-    def _elsewhere(self, rows_NH: Tensor, offs_E1: Tensor) -> Tensor:
-        """Rows grouped by expert, sent to the ranks that hold the experts, computed there and sent back.
+    def _elsewhere(self, rows_NH: Tensor, offs_E1: Tensor, weights_N: Tensor) -> Tensor:
+        """Rows grouped by expert, sent with their weights to the ranks that hold the experts, computed there and sent back.
 
         From each rank come rows in order of expert, so what arrives is grouped by (rank, expert) and is put in order of
         expert, those of a lower rank first: the same rows in the same order whatever the number of ranks.
@@ -187,10 +186,11 @@ class MoE(nn.Module):
         send, receive = both
         sent_NH = rows_NH[: sum(send)]  # rows after that belong to no expert
         got_MH = exchanged(sent_NH, send, receive, group)
+        weights_M1 = exchanged(weights_N[: sum(send), None], send, receive, group)
         local = arriving_RE.shape[1]
         of_M = torch.arange(local, device=rows_NH.device, dtype=torch.int32).repeat(ep).repeat_interleave(arriving_RE.flatten())
-        offs_L1, pos_M1, src_M = ops.index(of_M[:, None], local)
-        out_MH = self.experts(ops.permute(got_MH, pos_M1, src_M), offs_L1)
+        offs_L1, pos_M1, src_M = ops.route(of_M[:, None], local)
+        out_MH = self.experts(ops.permute(got_MH, pos_M1, src_M), offs_L1, weights_M1, src_M, None)
         back_MH = ops.permute(out_MH, src_M[:, None], pos_M1[:, 0])  # the inverse: row m goes where slot src[m] was
         back_NH = exchanged(back_MH, receive, send, group)
         return F.pad(back_NH, (0, 0, 0, len(rows_NH) - len(back_NH)))

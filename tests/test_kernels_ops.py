@@ -1,8 +1,12 @@
-"""Laws of the routing ops, oracles as plain loops in float64, and gradient checks. Everything goes through kernels.ops."""
+"""Laws of the routing ops, oracles as plain loops in float64, and gradient checks, of the reference and of the compiled twin.
+
+Everything goes through kernels.ops. What the CUDA kernels compute, in fp32, is compared in test_kernels_native.py.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,6 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels import ops, reference
+from tests.implementations import behind_ops
+
+
+@pytest.fixture(autouse=True, scope="module", params=["reference", "twin"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    with behind_ops(request.param):
+        yield
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -207,8 +218,8 @@ def test_what_a_device_has_no_room_for_is_dropped(factor: float) -> None:
     assert len(stays) == 72 if factor == 8 else len(stays) < 72
     # Through the layer: what is dropped gives nothing and gets no gradient.
     x, w = random(24, 5, seed=1).requires_grad_(), random(8, 5, 5, seed=2).requires_grad_()
-    offs, pos, src = ops.index(kept, 8)
-    z = ops.unpermute(ops.experts(ops.permute(x, pos, src), w, offs), left, pos, src)
+    offs, pos, src = ops.route(kept, 8)
+    z = ops.combine(ops.experts(ops.permute(x, pos, src), w, offs), left, pos, src)
     for t in range(24):
         parts = [left[t, j] * (w[int(experts[t, j])] @ x[t]) for j in range(3) if (t, j) in stays]
         torch.testing.assert_close(z[t], sum(parts, torch.zeros(5, dtype=torch.float64)))
@@ -223,10 +234,10 @@ routes = st.integers(1, 5).flatmap(
 
 @settings(deadline=None, max_examples=80)
 @given(routes)
-def test_index_is_a_stable_counting_sort(case: tuple[int, list[list[int]]]) -> None:
+def test_route_is_a_stable_counting_sort(case: tuple[int, list[list[int]]]) -> None:
     k, rows = case
     idx = torch.tensor(rows, dtype=torch.int32).reshape(len(rows), k)
-    offs, pos, src = ops.index(idx, 7)
+    offs, pos, src = ops.route(idx, 7)
     flat = idx.flatten().tolist()
     by_hand = sorted(range(len(flat)), key=lambda slot: (flat[slot], slot))
     assert src.tolist() == by_hand
@@ -245,14 +256,14 @@ SHAPES = {
 
 @pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES.keys())
 def test_a_layer_is_the_plain_loop(rows: list[list[int]]) -> None:
-    """permute, experts, unpermute together against Σ_j w[t, j] · W[e(t, j)] x[t]; forward and every gradient."""
+    """permute, experts, combine together against Σ_j w[t, j] · W[e(t, j)] x[t]; forward and every gradient."""
     k = len(rows[0]) if rows else 2
     idx = torch.tensor(rows, dtype=torch.int32).reshape(len(rows), k)
     leaves = [random(len(rows), 3, seed=1), random(5, 4, 3, seed=2), random(len(rows), k, seed=3)]
     dz = random(len(rows), 4, seed=4)
     ours, plain = ([leaf.clone().requires_grad_() for leaf in leaves] for _ in range(2))
-    offs, pos, src = ops.index(idx, 5)
-    z = ops.unpermute(ops.experts(ops.permute(ours[0], pos, src), ours[1], offs), ours[2], pos, src)
+    offs, pos, src = ops.route(idx, 5)
+    z = ops.combine(ops.experts(ops.permute(ours[0], pos, src), ours[1], offs), ours[2], pos, src)
     x, w, weights = plain
     expected = [sum(weights[t, j] * (w[e] @ x[t]) for j, e in enumerate(row)) for t, row in enumerate(rows)]
     if rows:
@@ -265,12 +276,12 @@ def test_a_layer_is_the_plain_loop(rows: list[list[int]]) -> None:
 
 def test_gradients_by_finite_differences() -> None:
     idx = torch.tensor(SHAPES["mixed"], dtype=torch.int32)
-    _, pos, src = ops.index(idx, 5)
+    _, pos, src = ops.route(idx, 5)
     x, y, weights = random(5, 3, seed=1), random(10, 3, seed=2), random(5, 2, seed=3)
     for leaf in (x, y, weights):
         leaf.requires_grad_()
     assert torch.autograd.gradcheck(lambda a: ops.permute(a, pos, src), x)
-    assert torch.autograd.gradcheck(lambda a, b: ops.unpermute(a, b, pos, src), (y, weights))
+    assert torch.autograd.gradcheck(lambda a, b: ops.combine(a, b, pos, src), (y, weights))
     logits = (torch.arange(48.0, dtype=torch.float64).view(6, 8) * 7 % 13 / 5).requires_grad_()  # no near-ties to cross
     for options in (
         {"k": 2, "segments": 2, "devices": 2},
@@ -280,24 +291,24 @@ def test_gradients_by_finite_differences() -> None:
         assert torch.autograd.gradcheck(lambda a, o=options: ops.gate(a, **o)[1:], logits)
 
 
-def test_permute_conserves_and_unpermute_undoes_it() -> None:
+def test_permute_conserves_and_combine_undoes_it() -> None:
     x = random(50, 4)
     idx, _, _ = ops.gate(random(50, 8, seed=1), k=3)
-    _, pos, src = ops.index(idx, 8)
+    _, pos, src = ops.route(idx, 8)
     rows = ops.permute(x, pos, src)
     torch.testing.assert_close(rows.sum(0), 3 * x.sum(0))
     third = torch.full((50, 3), 1 / 3, dtype=torch.float64)
-    torch.testing.assert_close(ops.unpermute(rows, third, pos, src), x)
+    torch.testing.assert_close(ops.combine(rows, third, pos, src), x)
 
 
 def test_bf16_rows_are_summed_in_fp32_and_rounded_once() -> None:
     y = random(4 * 6, 64, dtype=torch.float32).bfloat16()
     weights = random(4, 6, dtype=torch.float32).abs()
-    _, pos, src = ops.index(torch.arange(24, dtype=torch.int32).view(4, 6) % 6, 6)
+    _, pos, src = ops.route(torch.arange(24, dtype=torch.int32).view(4, 6) % 6, 6)
     total = torch.zeros(4, 64)
     for j in range(6):
         total = total + y.float()[pos[:, j]] * weights[:, j, None]
-    assert torch.equal(ops.unpermute(y, weights, pos, src), total.bfloat16())
+    assert torch.equal(ops.combine(y, weights, pos, src), total.bfloat16())
 
 
 def test_two_runs_give_the_same_bits() -> None:
@@ -305,8 +316,8 @@ def test_two_runs_give_the_same_bits() -> None:
         leaves = [random(*shape, dtype=torch.float32).requires_grad_() for shape in ((301, 16), (7, 8, 16), (301, 7))]
         x, w, logits = leaves
         idx, weights, losses = ops.gate(logits, k=3, segments=7)
-        offs, pos, src = ops.index(idx, 7)
-        z = ops.unpermute(ops.experts(ops.permute(x, pos, src), w, offs), weights, pos, src)
+        offs, pos, src = ops.route(idx, 7)
+        z = ops.combine(ops.experts(ops.permute(x, pos, src), w, offs), weights, pos, src)
         (z.square().sum() + losses.sum()).backward()
         return [z, *(leaf.grad for leaf in leaves)]
 
@@ -323,4 +334,7 @@ def test_wrong_calls_say_what_they_saw() -> None:
     with pytest.raises(ValueError, match="score='tanh'; softmax or sigmoid"):
         ops.gate(torch.zeros(5, 8), k=1, score="tanh")
     with pytest.raises(ValueError, match="int64"):
-        ops.index(torch.zeros(2, 2, dtype=torch.int64), 4)
+        ops.route(torch.zeros(2, 2, dtype=torch.int64), 4)
+    for wrong in (-1, 5):
+        with pytest.raises(ValueError, match=r"route: (experts has numbers|an expert number out of range)"):
+            ops.route(torch.tensor([[0, wrong]], dtype=torch.int32), 4)

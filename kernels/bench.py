@@ -1,0 +1,222 @@
+"""Times every kernel on a GPU: `python -m kernels.bench [--out kernels.jsonl] [--readme]`, after `make kernels`.
+
+First the laws in small (kernels.check); a kernel that disagrees is not timed. Then each op in both papers' shapes at
+T = 16,384, beside torch eager, torch.compile and plain Triton (kernels/peers.py): a CUDA graph of the op on one set of buffers
+after another, together larger than any cache, is replayed 60 times, and the median is divided by the number of sets. Rates are
+of the bytes that the op has to move, and beside them that rate as a share of a copy's in the same run. --readme rewrites the
+table of kernels/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kernels import peers
+from kernels.build import build
+from kernels.check import disagreements
+from kernels.native import Library, Router
+
+__all__ = ["main"]
+
+COLD = 256 << 20  # bytes that rotate: several times the 50 to 126 MB of second-level cache of the GPUs of now
+REPLAYS = 60
+README = Path(__file__).parent / "README.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    name: str
+    hidden: int
+    inner: int
+    experts: int
+    router: Router
+
+
+LITE = Shape("Lite", 2048, 1408, 64, Router(k=6, segments=4, devices=8, top_devices=3))
+V2 = Shape("V2", 5120, 1536, 160, Router(6, 4, 8, 3, scale=16.0, devices=8, top_devices=3))
+# Microseconds to reach at T = 16,384 on an H200; of the others a share of the copy's rate.
+AIMS = {("gate", "Lite"): 6, ("gate", "V2"): 9, ("gate backward", "Lite"): 7, ("gate backward", "V2"): 11, ("route", ""): 5}
+SHARES = {"permute": 0.85, "permute backward": 0.85, "combine": 0.85, "combine backward": 0.8, "swiglu_weighted backward": 0.8}
+
+Set = dict[str, Tensor]  # the buffers of one call
+
+
+def make_set(shape: Shape, tokens: int, library: Library, seed: int) -> Set:
+    dice = torch.Generator("cuda").manual_seed(seed)
+    rows, k = tokens * shape.router.k, shape.router.k
+
+    def noise(*size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.randn(*size, generator=dice, device="cuda", dtype=torch.float32).to(dtype)
+
+    logits = noise(tokens, shape.experts, dtype=torch.float32)
+    experts, weights, _, balance = library.gate(logits, None, None, shape.router)
+    offs, pos, src = library.route(experts, shape.experts)
+    return {
+        "logits": logits, "experts": experts, "weights": weights, "balance": balance, "offs": offs, "pos": pos, "src": src,
+        "dweights": noise(tokens, k, dtype=torch.float32), "dlosses": noise(4, dtype=torch.float32),
+        "x": noise(tokens, shape.hidden), "y": noise(rows, shape.hidden),
+        "gate_up": noise(rows, 2 * shape.inner), "dout": noise(rows, shape.inner),
+    }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    name: str
+    needs: tuple[str, ...]  # buffers that have to be cold
+    moved: Callable[[int, Shape], int]  # bytes for T tokens, from the table of floors
+    ours: Callable[[Library, Shape, Set], object]
+
+
+OPS = [
+    Op(
+        "gate", ("logits",), lambda t, s: 4 * t * s.experts + 8 * t * s.router.k,
+        lambda lib, s, b: lib.gate(b["logits"], None, None, s.router),
+    ),
+    Op(
+        "gate backward", ("logits", "experts", "dweights"), lambda t, s: 8 * t * s.experts + 8 * t * s.router.k,
+        lambda lib, s, b: lib.gate_backward(
+            b["logits"], None, b["experts"], b["balance"], b["dweights"], b["dlosses"], s.router
+        ),
+    ),
+    Op("route", ("experts",), lambda t, s: 12 * t * s.router.k, lambda lib, s, b: lib.route(b["experts"], s.experts)),
+    Op(
+        "permute", ("x", "pos"), lambda t, s: 2 * t * s.hidden * (1 + s.router.k) + 4 * t * s.router.k,
+        lambda lib, s, b: lib.permute(b["x"], b["pos"], None),
+    ),
+    Op(
+        "permute backward", ("y", "pos"), lambda t, s: 2 * t * s.hidden * (1 + s.router.k) + 4 * t * s.router.k,
+        lambda lib, s, b: lib.combine(b["y"], None, None, b["pos"], None),
+    ),
+    Op(
+        "combine", ("y", "pos", "weights"), lambda t, s: 2 * t * s.hidden * (1 + s.router.k) + 8 * t * s.router.k,
+        lambda lib, s, b: lib.combine(b["y"], b["weights"], None, b["pos"], None),
+    ),
+    Op(
+        "combine backward", ("x", "y", "pos", "weights"),
+        lambda t, s: 2 * t * s.hidden * (1 + 2 * s.router.k) + 12 * t * s.router.k,
+        lambda lib, s, b: lib.combine_backward(b["x"], b["y"], b["weights"], b["pos"], None),
+    ),
+    Op(
+        "swiglu_weighted", ("gate_up", "src", "weights"), lambda t, s: t * s.router.k * (6 * s.inner + 8),
+        lambda lib, s, b: lib.swiglu_weighted(b["gate_up"], b["weights"], b["src"], None),
+    ),
+    Op(
+        "swiglu_weighted backward", ("gate_up", "dout", "src", "weights"), lambda t, s: t * s.router.k * (10 * s.inner + 12),
+        lambda lib, s, b: lib.swiglu_weighted_backward(b["dout"], b["gate_up"], b["weights"], b["src"], None),
+    ),
+]  # fmt: skip
+
+
+def microseconds(call: Callable[[Set], object], sets: list[Set]) -> float:
+    """Median time of one call, on buffers that no cache holds."""
+    for one in sets[:3]:
+        call(one)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for one in sets:
+            call(one)
+    times = []
+    for replay in range(REPLAYS + 5):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        if replay >= 5:
+            times.append(begin.elapsed_time(end) * 1e3 / len(sets))
+    return statistics.median(times)
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of a copy of 1 GiB."""
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    return 2 * a.numel() / microseconds(lambda one: one["b"].copy_(one["a"]), [{"a": a, "b": b}]) * 1e6
+
+
+def measure(shape: Shape, tokens: int, library: Library, copy: float) -> list[dict[str, object]]:
+    lines = []
+    for op in OPS:
+        first = make_set(shape, tokens, library, 0)
+        each = sum(first[name].nbytes for name in op.needs)
+        sets = [first, *(make_set(shape, tokens, library, i) for i in range(1, max(3, min(64, COLD // each))))]
+        sets = [{n: t for n, t in one.items() if n in (*op.needs, "balance", "dlosses")} for one in sets]
+        line: dict[str, object] = {"op": op.name, "shape": shape.name, "tokens": tokens, "bytes": op.moved(tokens, shape)}
+        contenders = {"ours": lambda b, op=op: op.ours(library, shape, b)} | peers.of(op.name, shape.experts, shape.router)
+        for who, call in contenders.items():
+            try:
+                line[who] = microseconds(call, sets)
+            except (RuntimeError, NotImplementedError) as error:  # a peer that cannot be captured is said, not left out
+                line[who], line[f"{who} failed"] = None, f"{type(error).__name__}: {error}".split("\n")[0]
+        line["GB/s"] = op.moved(tokens, shape) / float(line["ours"]) / 1e3  # type: ignore[arg-type]
+        line["share of copy"] = float(line["GB/s"]) * 1e9 / copy  # type: ignore[arg-type]
+        lines.append(line)
+        print(json.dumps(line), flush=True)
+        del sets, first
+        torch.cuda.empty_cache()
+    return lines
+
+
+def table(lines: list[dict[str, object]], copy: float) -> str:
+    def time(value: object) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    device, tokens = torch.cuda.get_device_name(), lines[0]["tokens"]
+    head = f"{device}, torch {torch.__version__}, T = {tokens:,}; a copy: {copy / 1e12:.2f} TB/s."
+    rows = [
+        "| op | shape | ours, us | GB/s | of a copy | aim | torch eager | torch.compile | Triton |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in lines:
+        op, shape = str(line["op"]), str(line["shape"])
+        most = AIMS.get((op, shape), AIMS.get((op, "")))
+        aim = f"at most {most} us" if most else f"at least {SHARES[op]:.0%}" if op in SHARES else ""
+        theirs = " | ".join(time(line.get(who)) for who in ("torch eager", "torch.compile", "Triton"))
+        rows.append(
+            f"| {op} | {shape} | {time(line['ours'])} | {line['GB/s']:.0f} | {line['share of copy']:.0%} | {aim} | {theirs} |"
+        )
+    return "\n".join([head, "", *rows])
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--out", type=Path, help="a file for one JSON line per op")
+    parser.add_argument("--readme", action="store_true", help="put the table into kernels/README.md")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("kernels.bench: needs a CUDA device, and this machine has none", file=sys.stderr)
+        return 2
+    path = build("cuda")
+    if path is None:
+        print("kernels.bench: nothing to time: no nvcc, and kernels/built has no library of these sources", file=sys.stderr)
+        return 2
+    library = Library(path)
+    wrong = disagreements(library, "cuda")
+    if wrong:
+        print("kernels.bench: wrong, so not timed:\n  " + "\n  ".join(wrong), file=sys.stderr)
+        return 1
+    copy = copy_rate()
+    lines = [line for shape in (LITE, V2) for line in measure(shape, options.tokens, library, copy)]
+    if options.out:
+        options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = table(lines, copy)
+    print(made)
+    if options.readme:
+        before, _, rest = README.read_text().partition("<!-- table -->")
+        README.write_text(f"{before}<!-- table -->\n{made}\n<!-- end -->{rest.partition('<!-- end -->')[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+// What both the device code (*.cu) and its twin for the host (cpu.cpp) mean: number formats, the order of choice, scores, loss
+// formulas. kernels/reference.py says the same in torch and is the definition.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define MOE_BOTH __host__ __device__ __forceinline__
+#else
+#define MOE_BOTH inline
+#endif
+
+#define MOE_VERSION 1  // of entries.h: raised with every change of a signature
+
+namespace moe {
+
+// --- Limits of the kernels; every entry checks them ---------------------------------------------------------------------
+constexpr int MAX_EXPERTS = 512;
+constexpr int MAX_K = 16;
+constexpr int VECTOR = 8;  // elements of a row that one thread handles at a time: 16 bytes of bf16
+
+// --- Number formats -----------------------------------------------------------------------------------------------------
+enum Format : int { F64 = 0, F32 = 1, BF16 = 2, F16 = 3 };
+
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+
+template <typename R> struct wide { using type = float; };
+template <> struct wide<double> { using type = double; };
+template <typename R> using wide_t = typename wide<R>::type;  // what rows of R are added up in, and their weights' type
+
+MOE_BOTH double widen(double v) { return v; }
+MOE_BOTH float widen(float v) { return v; }
+MOE_BOTH float widen(bf16 v) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(static_cast<uint32_t>(v.bits) << 16);
+#else
+  uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+#endif
+}
+MOE_BOTH float widen(f16 v) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(v.bits));
+#else
+  _Float16 half;
+  std::memcpy(&half, &v, 2);
+  return static_cast<float>(half);
+#endif
+}
+
+// To nearest, ties to even. NaN stays NaN: adding the rounding to its bits could carry it to infinity or to -0.
+template <typename R> MOE_BOTH R narrow(wide_t<R> v);
+template <> MOE_BOTH double narrow<double>(double v) { return v; }
+template <> MOE_BOTH float narrow<float>(float v) { return v; }
+template <> MOE_BOTH bf16 narrow<bf16>(float v) {
+#if defined(__CUDA_ARCH__)
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(v))};
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  if (v != v) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+#endif
+}
+template <> MOE_BOTH f16 narrow<f16>(float v) {
+#if defined(__CUDA_ARCH__)
+  return {__half_as_ushort(__float2half_rn(v))};
+#else
+  _Float16 half = static_cast<_Float16>(v);
+  f16 out;
+  std::memcpy(&out, &half, 2);
+  return out;
+#endif
+}
+
+// --- Order of choice ----------------------------------------------------------------------------------------------------
+// Larger value, larger key; equal values, also 0 and -0, equal keys; NaN above everything; 0 is the key of nothing.
+MOE_BOTH uint32_t order_key(float v) {
+  if (v != v) return 0xffffffffu;
+  v += 0.0f;  // -0 + 0 is 0
+#if defined(__CUDA_ARCH__)
+  uint32_t bits = __float_as_uint(v);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+#endif
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+MOE_BOTH uint64_t order_key(double v) {
+  if (v != v) return ~0ull;
+  v += 0.0;
+#if defined(__CUDA_ARCH__)
+  uint64_t bits = static_cast<uint64_t>(__double_as_longlong(v));
+#else
+  uint64_t bits;
+  std::memcpy(&bits, &v, 8);
+#endif
+  return bits >> 63 ? ~bits : bits | (1ull << 63);
+}
+MOE_BOTH float value_of(uint32_t key) {  // the inverse
+  uint32_t bits = key >> 31 ? key & 0x7fffffffu : ~key;
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(key == 0xffffffffu ? 0x7fc00000u : bits);
+#else
+  if (key == 0xffffffffu) return NAN;
+  float v;
+  std::memcpy(&v, &bits, 4);
+  return v;
+#endif
+}
+MOE_BOTH double value_of(uint64_t key) {
+  if (key == ~0ull) return NAN;
+  uint64_t bits = key >> 63 ? key & ~(1ull << 63) : ~key;
+#if defined(__CUDA_ARCH__)
+  return __longlong_as_double(static_cast<long long>(bits));
+#else
+  double v;
+  std::memcpy(&v, &bits, 8);
+  return v;
+#endif
+}
+
+// The tie rule: of equal keys the lower number wins.
+template <typename Key> MOE_BOTH bool before(Key key, int number, Key other_key, int other) {
+  return key > other_key || (key == other_key && number < other);
+}
+
+// --- The router ---------------------------------------------------------------------------------------------------------
+struct Router {
+  int experts, k, groups, top_groups;
+  int sigmoid;      // scores: 0 softmax, 1 sigmoid
+  int top2;         // a group's score: 0 its best expert (V2), 1 the sum of its two best (V3)
+  int renormalize;  // weights of a token add up to `scale`
+  int devices, top_devices, segments;
+  double scale;
+};
+
+template <typename F> MOE_BOTH F sigmoid(F logit) { return F(1) / (F(1) + exp(-logit)); }
+
+constexpr double TINY = 1e-20;  // DeepSeek-V3's guard when weights are renormalised
+
+// A group's score, as a key, from the keys of its best and second best expert (0: it has one).
+template <typename Key> MOE_BOTH Key group_key(Key best, Key second, int top2) {
+  return top2 && second ? order_key(value_of(best) + value_of(second)) : best;
+}
+
+// --- Balance (DeepSeek-V2, equations 23-31) -------------------------------------------------------------------------------
+// Of a segment of `length` tokens: f_e, and f''_d; f'_d is the mean of f_e over the device's experts.
+MOE_BOTH double sent_share(const Router& r, int sent, int length) {
+  return static_cast<double>(sent) * r.experts / (static_cast<double>(r.k) * (length > 0 ? length : 1));
+}
+MOE_BOTH double received_share(const Router& r, int received, int length) {
+  return static_cast<double>(received) * r.devices / (static_cast<double>(r.top_devices) * (length > 0 ? length : 1));
+}
+// d loss / d share of expert e: `balance` holds f, f', f'' of its segment and expert, d the gradients of the four losses.
+template <typename F> MOE_BOTH F share_gradient(F f, F f1, F f2, const F* d, F per_token) {
+  return (d[0] * f + d[1] * f1 + d[2] * f2) * per_token;
+}
+
+// --- SwiGLU -------------------------------------------------------------------------------------------------------------
+template <typename F> MOE_BOTH F silu(F g) { return g * sigmoid(g); }
+template <typename F> MOE_BOTH F silu_gradient(F g) {
+  F s = sigmoid(g);
+  return s * (F(1) + g * (F(1) - s));
+}
+
+// --- What entries return ------------------------------------------------------------------------------------------------
+enum Error : int { OK = 0, BAD_SHAPE = -1, BAD_FORMAT = -2, BAD_POINTER = -3, BAD_EXPERT = -4 };  // > 0: a cudaError
+
+inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+inline bool fits(int64_t tokens, int k) { return tokens >= 0 && k >= 1 && k <= MAX_K && tokens * k < (1ll << 31); }
+
+inline bool fits(const Router& r, int64_t tokens) {
+  return fits(tokens, r.k) && r.experts >= 1 && r.experts <= MAX_EXPERTS && r.groups >= 1 && r.experts % r.groups == 0 &&
+         r.top_groups >= 1 && r.top_groups <= r.groups && r.k <= r.experts / r.groups * r.top_groups && r.devices >= 1 &&
+         r.experts % r.devices == 0 && r.top_devices >= 1 && r.segments >= 1;
+}
+
+}  // namespace moe
