@@ -269,11 +269,12 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dz_TH: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, Tensor | None]:
-        *kept, pos_TK, src_N, offs_E1 = ctx.saved_tensors
+        dweights_TK = None
         if ctx.weighted:
-            dy_NH, dweights_TK = _weigh_slots(dz_TH, *kept, pos_TK, src_N, offs_E1)
+            dy_NH, dweights_TK = _weigh_slots(dz_TH, *ctx.saved_tensors)
         else:
-            dy_NH, dweights_TK = _of_experts(dz_TH.index_select(0, src_N // pos_TK.shape[1]), offs_E1), None
+            pos_TK, src_N, offs_E1 = ctx.saved_tensors
+            dy_NH = _of_experts(dz_TH.index_select(0, src_N // pos_TK.shape[1]), offs_E1)
         return dy_NH, dweights_TK, None, None, None, dz_TH if ctx.shared else None
 
 

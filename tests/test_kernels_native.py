@@ -21,9 +21,10 @@ WIDE = torch.float64
 
 @pytest.fixture(autouse=True, scope="module", params=["twin", "emulated", "cuda"])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    with behind_ops(request.param) as device:
+    with pytest.MonkeyPatch.context() as patch, behind_ops(request.param) as device:
+        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+        torch.use_deterministic_algorithms(True)
+        assert torch.empty(3).isnan().all() and torch.zeros(3).new_empty(3).isnan().all()
         yield device
     torch.use_deterministic_algorithms(False)
 

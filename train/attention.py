@@ -142,9 +142,11 @@ def attend(q_BNSD: Tensor, k_BNSD: Tensor, v_BNSV: Tensor, scale: float, documen
         mask = None if documents is None else documents.mask_B1SS
         with sdpa_kernel(_BACKENDS, set_priority=True):
             return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSV, attn_mask=mask, is_causal=mask is None, scale=scale)
-    rows = [x.transpose(1, 2).flatten(0, 1) for x in (q_BNSD, k_BNSD, v_BNSV)]
+    q_TND, k_TND, v_TNV = (x.transpose(1, 2).flatten(0, 1) for x in (q_BNSD, k_BNSD, v_BNSV))
     ends, longest = documents.ends_D1, documents.longest
-    z_TNV = varlen_attn(*rows, ends, ends, longest, longest, scale=scale, window_size=(-1, 0))
+    assert ends is not None
+    z_TNV = varlen_attn(q_TND, k_TND, v_TNV, ends, ends, longest, longest, scale=scale, window_size=(-1, 0))
+    assert isinstance(z_TNV, Tensor)
     return z_TNV.unflatten(0, (len(q_BNSD), -1)).transpose(1, 2)
 
 

@@ -156,6 +156,7 @@ class Checkpoints:
             return DTensor.from_local(local, self._dense, [Replicate(), Replicate()], run_check=False)
         layout, rows = self.ranks.layout, Shard(0) if self.ranks.layout.zero1 or self.ranks.layout.fsdp else Replicate()
         shape = [len(o.parameter), *local.shape[1:]]
+        split: int | None
         if o.expert:
             split = 2 if key.endswith("down_proj") else 1
             shape[0] *= layout.ep

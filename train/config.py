@@ -383,7 +383,7 @@ def _overridden(data: Step | str | tuple[Source, ...], settings: dict[str, str])
         what = "no source has a step of that name" if sources else "data is a folder here, not a step, so no step can be set"
         raise ConfigError(f"--set {unknown[0]}: {what}")
     return tuple(
-        dataclasses.replace(s, data=override(s.data, theirs)) if theirs else s
+        dataclasses.replace(s, data=override(s.data, theirs)) if theirs and isinstance(s.data, Step) else s
         for s in sources
         for theirs in [{key: text for key, text in settings.items() if key.partition(".")[0] in known.get(s.name, ())}]
     )

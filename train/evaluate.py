@@ -87,8 +87,8 @@ def answer(
         items += score_lines(subject, documents, most=tasks.line, say=say, progress=meter, **shared)
     if tasks.needle:
         count = len(tasks.needle) * len(tasks.depths) * tasks.repeats
-        asked = {"lengths": tasks.needle, "depths": tasks.depths, "repeats": tasks.repeats}
-        items += score_needles(subject, documents, progress=Meter("needle", count), **asked, **shared)
+        shared_too = {**shared, "lengths": tasks.needle, "depths": tasks.depths, "repeats": tasks.repeats}
+        items += score_needles(subject, documents, progress=Meter("needle", count), **shared_too)
     if tasks.humaneval is not None:
         programs = read_tasks(tasks.humaneval)
         items += score_tasks(
@@ -110,8 +110,7 @@ def answer(
         rows = read_questions(tasks.gsm8k)
         examples = rows if tasks.examples is None else read_questions(tasks.examples)
         meter = Meter("few-shot", len(rows))
-        asked = {"shots": tasks.shots, "most": tasks.most}
-        items += score_questions(subject, rows, examples, say=say, progress=meter, **asked, **shared)
+        items += score_questions(subject, rows, examples, say=say, progress=meter, shots=tasks.shots, most=tasks.most, **shared)
     return items
 
 

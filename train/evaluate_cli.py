@@ -123,7 +123,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _say(f"both are asked with the shorter of their contexts, {context:,} tokens; --context to change")
     documents, settings = _documents(options, tasks, mine, other)
     settings["context"] = context
-    runs = []
+    runs: list[Any] = []
     for which, config in ((options.model, mine), (options.against, other)):
         if which is None or (which is options.against and earlier is not None):
             continue

@@ -57,7 +57,7 @@ def number_in(answer: str) -> Decimal | None:
 def shots_for(question: str, rows: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
     """`count` rows in a keyed order of their own for each question, the question itself left out."""
     order = permuted(np.arange(len(rows)), len(rows), key_of(question, seed))
-    found = []
+    found: list[dict[str, Any]] = []
     for i in order.tolist():
         if len(found) == count:
             break

@@ -104,8 +104,8 @@ def _batch(
 ) -> list[Generated]:
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=subject.device)
     tokens_BS = np.full((len(prompts), int(lengths.max())), subject.begin)
-    for row, prompt in enumerate(prompts):
-        tokens_BS[row, : len(prompt)] = prompt
+    for number, prompt in enumerate(prompts):
+        tokens_BS[number, : len(prompt)] = prompt
     tokens = torch.from_numpy(tokens_BS).to(subject.device)
     cache = LatentCache(subject.model, tokens, lengths, tokens.shape[1] + most)
     rows = [_Row(number, key) for number, key in enumerate(keys)]

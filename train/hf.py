@@ -49,7 +49,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 }
 _V2 = {"scoring_func": ("softmax",), "norm_topk_prob": (False,), "topk_method": ("greedy", "group_limited_greedy")}
 _V3 = {"scoring_func": ("sigmoid",), "norm_topk_prob": (True, False), "topk_method": ("noaux_tc",), "rope_interleave": (True,)}
-_KINDS = {"deepseek_v2": _V2, "deepseek_v3": _V3}
+_KINDS: dict[str, dict[str, tuple[Any, ...]]] = {"deepseek_v2": _V2, "deepseek_v3": _V3}
 _BIAS_SPEED = 0.001  # V3 section 4.2; no config.json says it
 # How a model is trained, which no config.json says.
 _TRAINING = ("device_loss_alpha", "comm_loss_alpha", "z_loss_alpha", "balance_over", "capacity_factor")
@@ -84,7 +84,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise ConfigError(f"{folder} has no config.json; the folder of a Hugging Face checkpoint expected") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-    kind = said.get("model_type") if isinstance(said, dict) else type(said).__name__
+    kind = str(said.get("model_type")) if isinstance(said, dict) else type(said).__name__
     if kind not in _KINDS:
         raise ConfigError(f"{path}: model_type is {kind!r}; 'deepseek_v2' or 'deepseek_v3' expected")
     for name, fine in (_ONLY | _KINDS[kind]).items():

@@ -12,12 +12,14 @@ it, positions begin at 0 as in training, and no mask is needed but "not after me
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from train.attention import Attention, rope_table, rotate, softmax_scale
-from train.model import Model
+from train.model import Layer, Model
 from train.moe import MLP, Segments
 
 __all__ = ["LatentCache"]
@@ -36,7 +38,7 @@ class LatentCache:
         self._cos, self._sin = cos.to(weight.device), sin.to(weight.device)
         self._exempt_B = torch.ones(rows, dtype=torch.bool, device=weight.device)
         raw = {}
-        layers = model.model.layers.items()
+        layers = [(name, cast(Layer, layer)) for name, layer in model.model.layers.items()]
         hooks = [
             layer.self_attn.kv_a_proj_with_mqa.register_forward_hook(lambda _, __, out, name=name: raw.update({name: out}))
             for name, layer in layers
@@ -71,7 +73,8 @@ class LatentCache:
         reach = int(at_B.max()) + 1
         mask_B11T = (torch.arange(reach, device=at_B.device) <= at_B[:, None])[:, None, None]
         segments = Segments.of(model.config, len(x_B1H), None, self._exempt_B)
-        for name, layer in model.model.layers.items():
+        for name, module in model.model.layers.items():
+            layer = cast(Layer, module)
             x_B1H = x_B1H + self._attend(layer.self_attn, layer.input_layernorm(x_B1H), self._cache[name], mask_B11T)
             y_B1H = layer.post_attention_layernorm(x_B1H)
             y_B1H = layer.mlp(y_B1H) if isinstance(layer.mlp, MLP) else layer.mlp(y_B1H, segments)[0]

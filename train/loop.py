@@ -51,7 +51,7 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     folder, mark = run_folder(config, root), fingerprint(config)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
     torch.use_deterministic_algorithms(config.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard that costs 6 % of a step here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a guard that costs 6 % of a step here
     dtype = torch.float32 if config.layout.fsdp and config.dtype == "bfloat16" else getattr(torch, config.dtype)
     model = make_model(config.model, config.seed, dtype, ranks, config.recompute)
     if config.init is not None and checkpoint.newest(folder / "checkpoints") is None:

@@ -85,8 +85,8 @@ def run_microbatches(
         losses.append(losses_T.view_as(labels_BS))
         return loss / max(1, labels)
 
-    extras = {"documents_BS": documents_BL, "exempt_B": exempt_B}
-    extras = {key: value for key, value in extras.items() if value is not None}
+    given = {"documents_BS": documents_BL, "exempt_B": exempt_B}
+    extras = {key: value for key, value in given.items() if value is not None}
     if ranks.pipeline is None:
         for start in range(0, len(inputs_BL), micro):
             part = slice(start, start + micro)
@@ -123,7 +123,7 @@ def _pipeline(stage: _Stage, inputs_BL: Tensor, labels_BL: Tensor, micro: int, e
         group=group,
     )
     schedule = Schedule1F1B(pipe, len(inputs_BL) // micro, loss_fn=loss_of, scale_grads=False)
-    run = schedule.step if torch.is_grad_enabled() else schedule.eval
+    run: Any = schedule.step if torch.is_grad_enabled() else schedule.eval
     arguments = (inputs_BL,) if first else ()
     run(*arguments, target=labels_BL if last else None, return_outputs=False, **extras)
     dist.barrier(group)

@@ -137,7 +137,7 @@ class Model(nn.Module):
             return
         mixtures = [layer.mlp for layer in self.model.layers.values() if isinstance(layer.mlp, MoE)]
         for mixture, load_E in zip(mixtures, load_LE.double(), strict=True):
-            mixture.gate.e_score_correction_bias += speed * torch.sign(load_E.mean() - load_E)
+            mixture.gate.get_buffer("e_score_correction_bias").add_(speed * torch.sign(load_E.mean() - load_E))
 
     def forward(self, tokens_BS: Tensor, documents_BS: Tensor | None = None, exempt_B: Tensor | None = None) -> Output:
         """Logits of all positions: for models that one process holds whole. Training does not make them, see loss.py."""

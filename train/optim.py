@@ -15,6 +15,7 @@ The update is element by element, so it does not depend on who does it.
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -54,7 +55,7 @@ class Optimizer:
         if config.layout.fsdp:
             for name, p in model.named_parameters():
                 assert isinstance(p, DTensor)
-                rows = p.detach().to_local()
+                rows = cast(DTensor, p.detach()).to_local()
                 self.owned.append(Owned(name, p, torch.zeros(0), 0, rows, ".experts." in name))
         for expert in () if config.layout.fsdp else (False, True):
             named = [(n, p) for n, p in model.named_parameters() if (".experts." in n) == expert]
@@ -101,7 +102,8 @@ class Optimizer:
             total(buffer, self._group(expert))
         if self.config.layout.fsdp:
             for o in self.owned:
-                o.gradient = torch.zeros_like(o.master) if o.parameter.grad is None else o.parameter.grad.to_local()
+                shared = o.parameter.grad
+                o.gradient = shared.to_local() if isinstance(shared, DTensor) else torch.zeros_like(o.master)
         if self.ranks.layout.sequence:
             for o in self.owned:
                 if not _shared(o.name) and not o.name.endswith("mlp.gate.weight"):  # the gate has seen all positions
@@ -170,6 +172,7 @@ def owned_rows(rows: int, share: int) -> int:
 
 
 def _accumulate(p: nn.Parameter, gradient: Tensor) -> None:
+    assert p.grad is not None
     gradient += p.grad
     p.grad = None
 

@@ -18,6 +18,7 @@ import platform
 import resource
 import struct
 import sys
+from typing import Any
 
 # --- seccomp ------------------------------------------------------------------------------------------------------------
 
@@ -150,7 +151,7 @@ def _check(result: int, what: str) -> None:
 # --- The program --------------------------------------------------------------------------------------------------------
 
 
-def _limits(request: dict) -> None:
+def _limits(request: dict[str, Any]) -> None:
     for kind, value in (
         (resource.RLIMIT_AS, request["memory"]),
         (resource.RLIMIT_CPU, request["cpu_seconds"]),
@@ -163,7 +164,7 @@ def _limits(request: dict) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def _enter(request: dict) -> None:
+def _enter(request: dict[str, Any]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "linux":
         pr_set_pdeathsig, pr_set_no_new_privs, sigkill = 1, 38, 9

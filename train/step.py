@@ -144,8 +144,8 @@ def _routing(run: Run, sums: Sums, load_LE: Tensor) -> dict[str, float]:
     """What the routers of all layers did, the same on every rank."""
     c, ranks = run.config.model, run.ranks
     layers = max(1, c.num_hidden_layers - c.first_k_dense_replace)
-    values = torch.cat((sums.losses_4.double(), sums.dropped.double()[None] * len(load_LE)))
-    values = total(total(values, ranks.data), ranks.pipeline).tolist()
+    sums_5 = torch.cat((sums.losses_4.double(), sums.dropped.double()[None] * len(load_LE)))
+    values = total(total(sums_5, ranks.data), ranks.pipeline).tolist()
     uneven = load_LE.amax(1) / load_LE.double().mean(1) if len(load_LE) else torch.ones(1, device=ranks.device)
     worst = total(uneven.double().max(), ranks.pipeline, torch.distributed.ReduceOp.MAX)
     line = {"load_max_over_mean": float(worst)}
