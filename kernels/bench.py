@@ -89,7 +89,7 @@ OPS = [
     ),
     Op("route", ("experts",), lambda t, s: 12 * t * s.router.k, lambda lib, s, b: lib.route(b["experts"], s.experts)),
     Op(
-        "permute", ("x", "pos"), lambda t, s: 2 * t * s.hidden * (1 + s.router.k) + 4 * t * s.router.k,
+        "permute", ("x", "pos", "src"), lambda t, s: 2 * t * s.hidden * (1 + s.router.k) + 4 * t * s.router.k,
         lambda lib, s, b: lib.permute(b["x"], b["pos"], None),
     ),
     Op(

@@ -42,9 +42,7 @@ def of(op: str, experts: int, router: Router) -> dict[str, Callable[[dict[str, T
         return src, src.argsort(), counts.cumsum(0)
 
     def permute(b: dict[str, Tensor]) -> Tensor:
-        src = torch.empty(b["pos"].numel(), dtype=torch.long, device=b["pos"].device)
-        src[b["pos"].flatten().long()] = torch.arange(len(src), device=src.device)
-        return b["x"][src // k]
+        return b["x"][b["src"] // k]
 
     def permute_backward(b: dict[str, Tensor]) -> Tensor:
         return b["y"][b["pos"]].sum(1)

@@ -215,8 +215,9 @@ def kept_by_layer(config: TrainConfig, number: int) -> int:
     slots, inner = c.num_experts_per_tok, c.moe_intermediate_size // tp
     if parts > 1 and c.n_shared_experts:
         kept += hidden  # gathered once for the router and once for the experts
-    scores = 2 * c.n_routed_experts * wide + wide  # logits, and softmax or sigmoid
-    places = slots * (8 + 4 + 4 + wide)  # chosen, rows, slots, weights
-    routed = slots * (2 * c.hidden_size + 3 * inner) * narrow
+    # By the compiled routing kernels; where there are none, plain torch keeps scores beside logits, and more of SwiGLU.
+    scores = c.n_routed_experts * wide
+    places = slots * (4 + 4 + 4 + wide)  # chosen, rows, slots, weights
+    routed = slots * (c.hidden_size + 3 * inner) * narrow
     shared = 3 * c.n_shared_experts * inner * narrow
     return kept + scores + places + routed + shared
