@@ -15,3 +15,10 @@ def corpus_data() -> Path:
     if not where:
         pytest.skip("CORPUS_DATA is not set: it names a folder of real data, see README.md")
     return Path(where)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` (pytest-xdist): a file's tests run in one process, and all of laws/ in one, where local Ray
+    clusters come and go and processes are killed."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("laws" if item.path.parent.name == "laws" else item.path.stem))

@@ -92,7 +92,7 @@ def test_a_run_told_to_end_stops_as_after_ctrl_c(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.splitlines()[-1].startswith("corpus: stopped. Finished shards are kept")
+    assert process.returncode == 130 and errors.splitlines()[-1].startswith("corpus: stopped. Finished shards are kept"), errors
     deadline = time.monotonic() + 20
     while (left := in_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
