@@ -98,6 +98,7 @@ submit: $(VENV)/.train
 	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
 	  $(JOB_PYTHON) -m corpus run $(RECIPE) --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
+# recipes.sample holds this checkout, whose .git does not travel: SET="data=/path/to/encode_tokens-…" names the shards instead.
 submit-train: $(VENV)/.train
 	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
 	  $(JOB_PYTHON) -m train $(TRAINING) --ray --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
