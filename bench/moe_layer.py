@@ -7,12 +7,11 @@ transformers' own layer with its grouped product, as it is and under torch.compi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from bench.train_step import transformers_model
 
 SHAPES = {
     "Lite": {"hidden_size": 2048, "moe_intermediate_size": 1408, "n_routed_experts": 64},
@@ -69,18 +68,9 @@ def ours(config: Any, tokens: int) -> dict[str, float]:
 
 def transformers(config: Any, tokens: int) -> dict[str, float]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from train.hf import write_config
-
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(write_config(config, torch.bfloat16)))
-        made = AutoConfig.from_pretrained(folder)
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
-        x = torch.randn(4, tokens // 4, config.hidden_size, dtype=torch.bfloat16).requires_grad_()
-    model.set_experts_implementation("grouped_mm")
-    layer = model.model.layers[1].mlp.train()
+    layer = transformers_model(config, torch.bfloat16).model.layers[1].mlp
+    x = torch.randn(4, tokens // 4, config.hidden_size, dtype=torch.bfloat16, device="cuda").requires_grad_()
     up = torch.randn_like(x)
     compiled = torch.compile(layer)
     return {

@@ -68,7 +68,8 @@ def ours(c: Any, batch: int, length: int, recompute: bool, deterministic: bool =
     return step
 
 
-def theirs(c: Any, batch: int, length: int, autocast: bool) -> Callable[[], float]:
+def transformers_model(c: Any, dtype: Any) -> Any:
+    """transformers' model of this configuration on the GPU, with its grouped product, ready to train."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -78,11 +79,16 @@ def theirs(c: Any, batch: int, length: int, autocast: bool) -> Callable[[], floa
         Path(folder, "config.json").write_text(json.dumps(write_config(c, torch.bfloat16)))
         made = AutoConfig.from_pretrained(folder)
     made.use_cache = False
-    dtype = torch.float32 if autocast else torch.bfloat16
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(made, dtype=dtype, attn_implementation="sdpa")
     model.set_experts_implementation("grouped_mm")
-    model.train()
+    return model.train()
+
+
+def theirs(c: Any, batch: int, length: int, autocast: bool) -> Callable[[], float]:
+    import torch
+
+    model = transformers_model(c, torch.float32 if autocast else torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step() -> float:

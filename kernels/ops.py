@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,26 +69,16 @@ def gate(
     for name, value, known in (("score", score, ("softmax", "sigmoid")), ("group_score", group_score, ("max", "top2"))):
         if value not in known:
             raise ValueError(f"gate: {name}={value!r}; {' or '.join(known)} expected")
+    options: dict[str, Any] = {  # in the order of native.Router
+        "k": k, "segments": segments, "groups": groups, "top_groups": top_groups, "score": score, "group_score": group_score,
+        "renormalize": renormalize, "scale": float(scale), "devices": devices, "top_devices": top_devices,
+    }  # fmt: skip
     if _compiled(logits_TE.device.type):
         wide_TE = logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32)).contiguous()
         bias_E = None if bias_E is None else bias_E.detach().to(wide_TE.dtype).contiguous()
-        options = (k, segments, groups, top_groups, score, group_score, renormalize, float(scale), devices, top_devices)
-        return registered.Gate.apply(wide_TE, bias_E, None if of_T is None else of_T.contiguous(), options)  # type: ignore[no-any-return]
-    return reference.gate(
-        logits_TE,
-        bias_E,
-        of_T,
-        k=k,
-        segments=segments,
-        groups=groups,
-        top_groups=top_groups,
-        score=score,
-        group_score=group_score,
-        renormalize=renormalize,
-        scale=scale,
-        devices=devices,
-        top_devices=top_devices,
-    )
+        of_T = None if of_T is None else of_T.contiguous()
+        return registered.Gate.apply(wide_TE, bias_E, of_T, tuple(options.values()))  # type: ignore[no-any-return]
+    return reference.gate(logits_TE, bias_E, of_T, **options)
 
 
 def drop(

@@ -87,8 +87,11 @@ def answer(
         items += score_lines(subject, documents, most=tasks.line, say=say, progress=meter, **shared)
     if tasks.needle:
         count = len(tasks.needle) * len(tasks.depths) * tasks.repeats
-        shared_too = {**shared, "lengths": tasks.needle, "depths": tasks.depths, "repeats": tasks.repeats}
-        items += score_needles(subject, documents, progress=Meter("needle", count), **shared_too)
+        meter = Meter("needle", count)
+        lengths, depths = tasks.needle, tasks.depths
+        items += score_needles(
+            subject, documents, lengths=lengths, depths=depths, repeats=tasks.repeats, progress=meter, **shared
+        )
     if tasks.humaneval is not None:
         programs = read_tasks(tasks.humaneval)
         items += score_tasks(

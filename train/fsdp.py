@@ -30,7 +30,10 @@ def share_parameters(model: Model, config: TrainConfig, ranks: Ranks) -> None:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in model.model.layers.values():
         if isinstance(layer.mlp, MoE):
-            replicas = data if ranks.experts is None or ranks.replicas is None else DeviceMesh.from_group(ranks.replicas, kind)
+            replicas = data
+            if ranks.experts is not None:
+                assert ranks.replicas is not None
+                replicas = DeviceMesh.from_group(ranks.replicas, kind)
             fully_shard(layer.mlp.experts, mesh=replicas, mp_policy=policy)
         fully_shard(layer, mesh=data, mp_policy=policy)
     fully_shard(model, mesh=data, mp_policy=policy)

@@ -84,7 +84,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise ConfigError(f"{folder} has no config.json; the folder of a Hugging Face checkpoint expected") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-    kind = str(said.get("model_type")) if isinstance(said, dict) else type(said).__name__
+    kind: Any = said.get("model_type") if isinstance(said, dict) else type(said).__name__
     if kind not in _KINDS:
         raise ConfigError(f"{path}: model_type is {kind!r}; 'deepseek_v2' or 'deepseek_v3' expected")
     for name, fine in (_ONLY | _KINDS[kind]).items():

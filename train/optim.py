@@ -103,7 +103,7 @@ class Optimizer:
         if self.config.layout.fsdp:
             for o in self.owned:
                 shared = o.parameter.grad
-                o.gradient = shared.to_local() if isinstance(shared, DTensor) else torch.zeros_like(o.master)
+                o.gradient = torch.zeros_like(o.master) if shared is None else cast(DTensor, shared).to_local()
         if self.ranks.layout.sequence:
             for o in self.owned:
                 if not _shared(o.name) and not o.name.endswith("mlp.gate.weight"):  # the gate has seen all positions

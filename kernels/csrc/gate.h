@@ -13,7 +13,7 @@ constexpr int TILE = 64;  // tokens of a block
 
 template <int LANES> constexpr int AT_A_TIME = THREADS / LANES;  // tokens
 
-// e^x - x and the rest of an expert that does not exist: it is in no sum and is never chosen.
+// This lane's experts of one token. An expert past the last has score 0, so it is in no sum, and is never chosen.
 template <int LANES, int EACH> struct Token {
   float logit[EACH], score[EACH];
   float top, sum, lse, total;  // as in cpu.cpp

@@ -27,7 +27,7 @@ MOE_BOTH constexpr int64_t blocks_for(int64_t items, int64_t each) { return (ite
 // --- Vectors: 8 elements of a row ---------------------------------------------------------------------------------------
 template <typename R> struct alignas(sizeof(R) == 4 ? 16 : 8 * sizeof(R)) Vector { R at[VECTOR]; };
 
-// Rows are read once and written once: they pass by the caches, which keep the index arrays instead.
+// Through the read-only cache; stores are streaming, because nothing reads the rows again before the caches have turned over.
 template <typename R> __device__ __forceinline__ Vector<R> load(const R* row, int64_t vector) {
   Vector<R> out;
   const uint4* from = reinterpret_cast<const uint4*>(row + vector * VECTOR);
