@@ -45,6 +45,7 @@ __all__ = [
     "is_local",
     "read_json",
     "record_file",
+    "touched",
     "write_json",
     "write_table",
 ]
@@ -156,13 +157,18 @@ def open_checked(folder: Path, record: FileRecord) -> pa.Buffer:
 
 def check_file(folder: Path, record: FileRecord) -> None:
     """CorruptFile unless the file is as recorded. Hashes it only if size is right and the time of change is not."""
+    if touched(folder, record):
+        open_checked(folder, record)
+
+
+def touched(folder: Path, record: FileRecord) -> bool:
+    """Whether a file of the recorded size has another time of change, as after a copy. CorruptFile for another size."""
     path = folder / record.path
     with _reading(path, record):
         stat = path.stat()
     if stat.st_size != record.size:
         raise _corrupt(path, f"has {stat.st_size} bytes", record)
-    if is_local(path) and stat.st_mtime_ns != record.mtime_ns:
-        open_checked(folder, record)
+    return is_local(path) and stat.st_mtime_ns != record.mtime_ns
 
 
 def _corrupt(path: Path, seen: str, record: FileRecord) -> CorruptFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 
 from corpus.errors import ConfigError, CorruptFile, InputError
+from corpus.shards import record_file, write_json
 from corpus.tokens import TokenShards, TokenWriter, write_tokens_json
 from tests.test_train_attention import TINY
 from tests.test_train_data import write_shards
 from tests.toys.recipe import recipe as toy_corpus
 from train import loop
 from train.config import Source, TrainConfig, apply_settings, fingerprint
-from train.sources import open_data, order_plan, streams, unigram_entropy
+from train.sources import check_content, open_data, order_plan, streams, unigram_entropy
 
 MODEL = dataclasses.replace(TINY, vocab_size=None)
 
@@ -165,6 +167,63 @@ def test_a_run_on_a_blend_stopped_and_resumed_is_the_run_undisturbed(tmp_path: P
     assert len(logs[0]) == 6 and all(a["loss"] == b["loss"] for a, b in zip(*logs, strict=True))
     assert logs[0][5]["validation_loss"] == logs[1][5]["validation_loss"] is not None
     assert any("epochs of code, " in line and "epochs of web" in line for line in said)
+
+
+# --- Checksums ------------------------------------------------------------------------------------------------------------
+
+
+def recorded(folder: Path) -> list[Path]:
+    """The .bin files of a folder of shards, which is given the record a finished step has."""
+    files = [record_file(folder, path, 1) for path in sorted(folder.glob("tokens/*"))]
+    write_json(folder / "step.json", {"files": [dataclasses.asdict(file) for file in files]})
+    return [folder / file.path for file in files if file.path.endswith(".bin")]
+
+
+def flip(path: Path) -> None:
+    stat, raw = path.stat(), bytearray(path.read_bytes())
+    raw[4] ^= 1  # another id of the vocabulary: nothing but a checksum can tell
+    path.write_bytes(bytes(raw))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def test_token_files_are_those_that_encode_tokens_recorded(tmp_path: Path) -> None:
+    first, *_, last = recorded(Path(shards(tmp_path / "a", 0)))
+    c = config(str(tmp_path / "a"))
+    said: list[str] = []
+    check_content(open_data(c, tmp_path), said.append)
+    assert said == []  # nothing is read that has its recorded time
+    os.utime(last, ns=(0, 0))
+    check_content(open_data(c, tmp_path), said.append)
+    assert said == ["changed or copied since they were recorded: 1 token files; hashing 0 MB"]
+    flip(last)
+    with pytest.raises(CorruptFile, match=r"00014\.bin has checksum .*its record says 360 bytes.*`python -m corpus run`"):
+        loop.train(c, tmp_path, say=said.append)
+    files = len(TokenShards(tmp_path / "a").records)
+    failing = 0
+    for rank in range(files):  # every file is some rank's, and of one rank only
+        try:
+            check_content(open_data(c, tmp_path), said.append, rank, files)
+        except CorruptFile:
+            failing += 1
+    assert failing == 1
+    flip(last)
+    first.unlink()
+    first.with_suffix(".idx").unlink()  # a pair that is gone leaves no trace in the folder
+    with pytest.raises(CorruptFile, match=r"00000\.bin is missing"):
+        check_content(open_data(c, tmp_path), said.append)
+
+
+def test_a_checkpoint_knows_the_content_of_its_shards(tmp_path: Path) -> None:
+    changed = recorded(Path(shards(tmp_path / "a", 0)))[0]
+    c = config(str(tmp_path / "a"), steps=4, checkpoint_every=2, out=str(tmp_path / "run"))
+    loop.train(c, tmp_path, 2, lambda text: None)
+    flip(changed)
+    recorded(tmp_path / "a")  # made anew, of the same sizes, by another run of the corpus
+    with pytest.raises(ConfigError, match=r"was trained with shards .*'content'"):
+        loop.train(c, tmp_path, say=lambda text: None)
+    flip(changed)
+    recorded(tmp_path / "a")
+    loop.train(c, tmp_path, say=lambda text: None)
 
 
 # --- Files of other tools -------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from train.model import count_parameters, make_model
 from train.optim import Optimizer
 from train.parallel import ALONE, Ranks
 from train.schedule import samples_before
-from train.sources import open_data, order_plan, streams, unigram_entropy
+from train.sources import check_content, open_data, order_plan, streams, unigram_entropy
 from train.step import Run, run_step, validate
 
 __all__ = ["Run", "export", "open_run", "run_step", "train", "validate"]
@@ -42,9 +42,14 @@ Say = Callable[[str], None]
 _GO_BACKS = 3  # times to the same parameters
 
 
-def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
+def _silent(text: str) -> None:
+    """What ranks other than the first say."""
+
+
+def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE, say: Say = _silent) -> Run:
     """Shards, model and optimizer, at the newest checkpoint where there is one."""
     shards = open_data(config, root)
+    check_content(shards, say, ranks.rank, ranks.layout.ranks)
     size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
     if size < shards.vocab_size:
         raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
@@ -110,7 +115,7 @@ def _state(run: Run) -> dict[str, Any]:
         "recent": list(run.recent),
         "sample": samples_before(run.step, run.config),
         "fingerprint": run.fingerprint,
-        "shards": {"documents": run.shards.documents, "tokens": run.shards.tokens, "vocab_size": run.shards.vocab_size},
+        "shards": {name: getattr(run.shards, name) for name in ("documents", "tokens", "vocab_size", "content")},
         "threads": torch.get_num_threads(),
         "layout": dataclasses.asdict(run.config.layout),
     }
@@ -130,7 +135,7 @@ def train(
         open_data(config, root)  # before the folder is made, so that a mistake leaves none behind
         with _lock(folder) if ranks.rank == 0 else contextlib.nullcontext():
             ranks.barrier()  # the folder is there, and this run's
-            run = open_run(config, root, ranks)
+            run = open_run(config, root, ranks, say)
             _say_plan(run, say)
             if ranks.rank == 0:
                 _write_config(run)
@@ -254,10 +259,6 @@ def _fields(run: Run) -> dict[str, Any]:
 def _write_config(run: Run) -> None:
     checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
     write_json(run.folder / "order.json", order_plan(run.config, run.shards))
-
-
-def _silent(text: str) -> None:
-    """What ranks other than the first say."""
 
 
 @contextlib.contextmanager

@@ -7,24 +7,28 @@ small record, RUN/order.json, from which the streams are made and from which `co
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from corpus.errors import ConfigError, InputError
+from corpus.errors import ConfigError, CorruptFile, InputError
 from corpus.order import Order, order_of
 from corpus.permutation import mix64, permuted
+from corpus.shards import check_file, touched
 from corpus.step import Step
 from corpus.tokens import TokenShards
 from train.config import Source, TrainConfig
 from train.data import SENTINELS, Reader, Stream, check_ids
 from train.schedule import samples_before
 
-__all__ = ["Data", "open_data", "order_plan", "streams", "unigram_entropy"]
+__all__ = ["Data", "check_content", "open_data", "order_plan", "streams", "unigram_entropy"]
 
 _COUNTED = 1 << 27  # tokens that are enough for the unigram entropy, about a second of counting
+_SAY_EVERY = 10.0  # seconds of hashing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Data:
     @property
     def tokens(self) -> int:
         return sum(shards.tokens for shards in self.shards)
+
+    @property
+    def content(self) -> str:
+        """A hash of what encode_tokens recorded of every token file: other ids in files of the same sizes make another."""
+        facts = [(record.path, record.size, record.xxh3) for shards in self.shards for record in shards.records]
+        return xxhash.xxh3_64_hexdigest(repr(facts).encode())
 
     @property
     def _first(self) -> TokenShards:
@@ -92,6 +102,29 @@ def _open_shards(data: Step | str, root: Path, vocab_size: int | None) -> TokenS
     if shards.tokens == 0:
         raise InputError(f"{folder} has {shards.documents} documents and no tokens; nothing to train on")
     return shards
+
+
+def check_content(data: Data, say: Callable[[str], None], rank: int = 0, ranks: int = 1) -> None:
+    """CorruptFile unless the token files are those that encode_tokens recorded. Each rank looks at its share of them.
+
+    Sizes always; checksums, at the rate of the disk, of files whose time of change is not the recorded one, as after a copy.
+    """
+    try:
+        found = [(shards.folder, record) for shards in data.shards for record in shards.records][rank::ranks]
+        doubtful = [(folder, record) for folder, record in found if touched(folder, record)]
+        total, done, said = sum(record.size for _, record in doubtful), 0, time.monotonic()
+        if doubtful:
+            say(f"changed or copied since they were recorded: {len(doubtful)} token files; hashing {total / 1e6:,.0f} MB")
+        for folder, record in doubtful:
+            check_file(folder, record)
+            done += record.size
+            if time.monotonic() - said > _SAY_EVERY:
+                say(f"checksums of {done / 1e6:,.0f} of {total / 1e6:,.0f} MB are right")
+                said = time.monotonic()
+    except CorruptFile as error:
+        seen = str(error).removesuffix(" It will be rebuilt.")
+        what = f"{seen} `python -m corpus run` on its recipe makes it anew; a copy is to be copied again."
+        raise CorruptFile(what, **error.details) from None
 
 
 def _tokenizer(shards: TokenShards) -> tuple[Any, ...]:
