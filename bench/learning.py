@@ -1,11 +1,14 @@
-"""What a few CPU minutes teach the tiny model: beside n-grams on held-out documents, and what a suffix is worth to a middle.
+"""What a few CPU minutes teach the tiny model of real code: beside n-grams on held-out files, and what a suffix tells a middle.
 
-python -m bench.learning --data data/encode_tokens-…            about six minutes on two cores
+python -m bench.learning --documents data/decontaminate-…      about twelve minutes on two cores, after `make demo`
+
+Of a finished step of documents, its Python files, every tenth held out, in pieces of whole lines; 2,048 tokens, since most of
+16,384 would be seen a few times only. Two models, each from nothing and several epochs over 2 MB of pieces:
 
     baselines   unigram, and interpolated Kneser-Ney 4-gram (Kneser & Ney 1995; Chen & Goodman 1999, one discount of 0.75), both
-                counted on exactly the tokens the model was trained on, scored on the same held-out tokens
-    middles     held-out documents cut in three; the middle's loss after <begin> prefix <hole> suffix <end>, and after the same
-                with the suffix left out
+                counted on exactly the documents the model was trained on, scored on the same held-out tokens
+    middles     a model trained with FIM is shown held-out pieces as  begin PREFIX hole SUFFIX end , with their own suffix, with
+                none, and with another piece's; the loss of the eight tokens of the middle, and of the end of text after them
 """
 
 from __future__ import annotations
@@ -17,16 +20,27 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xxhash
 
 from corpus.permutation import mix64
+from corpus.shards import FileRecord, StepShards, read_json
+from corpus.tokenizer import load_encoder, train_bpe
+from corpus.tokens import TokenShards, TokenWriter, write_tokens_json
+
+if TYPE_CHECKING:
+    from train.loop import Run
 
 DISCOUNT = 0.75
+VOCABULARY = 2048
+TRAINED, HELD = 2_000_000, 200_000  # bytes of pieces
+MIDDLE = 8  # tokens
 
 
 class KneserNey:
@@ -63,60 +77,129 @@ class KneserNey:
         return sum(losses) / len(losses)
 
 
+def pieces(documents: Path, most: int) -> tuple[list[str], list[str]]:
+    """(to train on, held out): a step's Python files in a keyed order, in pieces of whole lines, at most `most` characters."""
+    record = read_json(documents / "step.json")
+    if record is None:
+        raise SystemExit(
+            f"{documents} has no step.json; the folder of a finished step of documents expected, as decontaminate's"
+        )
+    shards = StepShards(documents, tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith("shards/")))
+    files = []
+    for name in shards.names:
+        for batch in shards.read(name, ["id", "text", "lang"]):
+            files += [(row["id"], row["text"]) for row in batch.to_pylist() if row["lang"] == "Python"]
+    train: list[str] = []
+    held: list[str] = []
+    for number, text in sorted((xxhash.xxh3_64_intdigest(key), text) for key, text in files):
+        into, enough = (held, HELD) if number % 10 == 0 else (train, TRAINED)
+        if sum(map(len, into)) < enough:
+            into += cut(text, most)
+    return train, held
+
+
+def cut(text: str, most: int) -> Iterator[str]:
+    """Whole lines, as many at a time as `most` characters hold; what is shorter than a quarter of that is left out."""
+    lines: list[str] = []
+    for line in [*text.splitlines(keepends=True), None]:
+        if line is None or sum(map(len, lines)) + len(line) > most:
+            if most // 4 < sum(map(len, lines)) <= most:
+                yield "".join(lines)
+            lines = []
+        if line is not None:
+            lines.append(line)
+
+
+def encode(texts: list[str], tokenizer: Path, folder: Path) -> TokenShards:
+    encoder = load_encoder(tokenizer)
+    raw = [text.encode() for text in texts]
+    ids, ends = encoder.encode(np.cumsum([0, *map(len, raw)]), np.frombuffer(b"".join(raw), np.uint8))
+    with TokenWriter(folder / "tokens" / "00000", encoder.vocab_size) as writer:
+        ids = np.insert(ids, ends[1:], encoder.special["eos"])
+        writer.add(ids, np.diff(ends) + 1)
+    write_tokens_json(folder, encoder.vocab_size, encoder.special)
+    return TokenShards(folder)
+
+
+def learn(folder: Path, steps: int, fim_rate: float) -> Run:
+    """moe_tiny after `steps` steps on FOLDER/train, its validation being on FOLDER/held."""
+    from recipes.moe_tiny import recipe
+    from train import loop
+    from train.sources import open_data, streams
+
+    model = dataclasses.replace(recipe().model, aux_loss_alpha=0.001)
+    config = dataclasses.replace(
+        recipe(), model=model, data=str(folder / "train"), out=str(folder / "run"), steps=steps, checkpoint_every=steps,
+        batch=4, warmup=80, fim_rate=fim_rate, document_mask=True, validation=0.0,
+    )  # fmt: skip
+    loop.train(config, folder)
+    run = loop.open_run(config, folder)
+    held = dataclasses.replace(config, data=str(folder / "held"), fim_rate=0.0)
+    run.validation = streams(held, open_data(held, folder))[0]
+    return run
+
+
 @torch.no_grad()
-def middles(run: Any, count: int) -> tuple[float, float, int]:
-    """(nats per middle token with the suffix, without it, how many tokens) over held-out documents."""
-    shards, special = run.shards.shards[0], run.shards.special
-    begin, hole, end = (special[name] for name in ("fim_begin", "fim_hole", "fim_end"))
-    reader = run.validation.readers[0]
-    with_suffix = without = 0.0
-    tokens = documents = 0
-    for number in reader.order.documents.tolist():
-        ids = shards.document(number).astype(np.int64)
-        ids = ids[~np.isin(ids, list(special.values()))]  # of a document that encode_tokens transformed, its parts as they are
-        if len(ids) < 96:
+def middles(run: Run, held: TokenShards) -> dict[str, tuple[float, float]]:
+    """By the suffix shown: (nats per middle token, nats of the end of text after the middle)."""
+    begin, hole, end, eos = (held.special[name] for name in ("fim_begin", "fim_hole", "fim_end", "eos"))
+    found: dict[str, list[np.ndarray]] = {"its own": [], "none": [], "another piece's": []}
+    other = np.zeros(0, np.int64)
+    for number in range(held.documents):
+        ids = held.document(number).astype(np.int64)[:-1]
+        if len(ids) < 40:
             continue
-        at = 32 + int(mix64(np.array([number]), 1)[0] % np.uint64(len(ids) - 88))
-        prefix, middle, suffix = ids[max(0, at - 96) : at], ids[at : at + 16], ids[at + 16 : at + 112]
-        for shown in (suffix, suffix[:0]):
-            row = np.concatenate(([begin], prefix, [hole], shown, [end], middle))
-            logits = run.model(torch.from_numpy(row[None, :-1])).logits_BSV[0, -len(middle) :]
-            nats = float(F.cross_entropy(logits, torch.from_numpy(middle), reduction="sum"))
-            if len(shown):
-                with_suffix += nats
-            else:
-                without += nats
-        tokens += len(middle)
-        documents += 1
-        if documents == count:
-            break
-    return with_suffix / tokens, without / tokens, tokens
+        at = 10 + int(mix64(np.array([number]), 1)[0] % np.uint64(len(ids) - MIDDLE - 20))
+        prefix, middle, suffix = np.split(ids, [at, at + MIDDLE])
+        for name, shown in zip(found, (suffix, suffix[:0], other), strict=True):
+            row_L = np.concatenate(([begin], prefix, [hole], shown, [end], middle, [eos]))
+            logits_SV = run.model(torch.from_numpy(row_L[None, :-1])).logits_BSV[0, -MIDDLE - 1 :]
+            found[name].append(F.cross_entropy(logits_SV, torch.from_numpy(row_L[-MIDDLE - 1 :]), reduction="none").numpy())
+        other = suffix
+    nats = {name: np.mean(losses, axis=0) for name, losses in found.items()}
+    return {name: (float(each[:-1].mean()), float(each[-1])) for name, each in nats.items()}
+
+
+def prepared(documents: Path, most: int, folder: Path) -> tuple[TokenShards, TokenShards]:
+    """The pieces as token shards, FOLDER/train and FOLDER/held, under a tokenizer trained on the former."""
+    train, held = pieces(documents, most)
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(train_bpe(train, VOCABULARY), "utf-8")
+    return encode(train, folder / "tokenizer.json", folder / "train"), encode(held, folder / "tokenizer.json", folder / "held")
+
+
+def beside_n_grams(documents: Path, folder: Path, steps: int) -> None:
+    from train import loop
+
+    train, _ = prepared(documents, 640, folder)
+    run = learn(folder, steps, fim_rate=0.0)
+    assert run.validation is not None
+    epoch_BL1 = run.stream.batch(0, run.stream.samples).tokens_BL1
+    held_BL1 = run.validation.batch(0, run.config.validation_sequences).tokens_BL1
+    epochs, tokens = steps * run.config.batch / run.stream.samples, held_BL1[:, 1:].size
+    print(f"trained on {train.documents:,} pieces of {train.tokens:,} tokens, {epochs:.1f} times; held out: {tokens:,} tokens")
+    for name, order in (("unigram", 1), ("4-gram, Kneser-Ney", 4)):
+        print(f"{name:<28} {KneserNey(epoch_BL1, order, train.vocab_size).nats(held_BL1):.3f} nats")
+    print(f"{'this model':<28} {loop.validate(run):.3f} nats")
+
+
+def with_and_without_suffix(documents: Path, folder: Path, steps: int) -> None:
+    _, held = prepared(documents, 320, folder)
+    run = learn(folder, steps, fim_rate=0.9)
+    print(f"{'suffix shown':<28} {'middle':>8} {'its end':>8} {'both':>8}   nats per token")
+    for name, (middle, end) in middles(run, held).items():
+        print(f"{name:<28} {middle:8.3f} {end:8.3f} {(middle * MIDDLE + end) / (MIDDLE + 1):8.3f}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of token shards, as encode_tokens leaves it")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--documents", required=True, type=Path, help="folder of a finished step with Python files")
+    parser.add_argument("--steps", type=int, default=2400, help="of 1,024 tokens, for each model (default: 2400)")
     options = parser.parse_args()
-    from recipes.moe_tiny import recipe
-    from train import loop
-
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    config = dataclasses.replace(
-        recipe(), data=options.data, steps=options.steps, checkpoint_every=options.steps, out=tempfile.mkdtemp()
-    )
-    loop.train(config, Path("."))
-    run = loop.open_run(config, Path("."))
-    trained = run.stream.batch(0, config.steps * config.batch).tokens_BL1
-    assert run.validation is not None
-    held = run.validation.batch(0, config.validation_sequences).tokens_BL1
-    model = loop.validate(run)
-    print(f"{trained[:, 1:].size:,} tokens seen in training; held out: {held[:, 1:].size:,} tokens")
-    print(f"{'unigram':<28} {KneserNey(trained, 1, run.shards.vocab_size).nats(held):.3f} nats")
-    print(f"{'4-gram, Kneser-Ney':<28} {KneserNey(trained, 4, run.shards.vocab_size).nats(held):.3f} nats")
-    print(f"{'this model':<28} {model:.3f} nats")
-    shown, hidden, tokens = middles(run, 400)
-    print(f"middles of held-out documents, {tokens:,} tokens: {shown:.3f} nats with the suffix, {hidden:.3f} without")
+    with tempfile.TemporaryDirectory() as folder:
+        beside_n_grams(options.documents, Path(folder) / "plain", options.steps)
+        with_and_without_suffix(options.documents, Path(folder) / "fim", options.steps)
     return 0
 
 

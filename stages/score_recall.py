@@ -2,9 +2,9 @@
 
 Writes scores/NAME.parquet (corpus.recall.SCORES) for each of the pool's shards, row for row: id, group (domain or
 repository, as the model was trained), tokens of the whole text, score and logit. The score is the probability that fastText
-itself reports, to
-1e-5, of the first `max_tokens` tokens; the logit is the same on a scale that does not run out of digits near 1, and is what
-select_recall ranks by. All documents are kept: by whom and where to cut is a later, cheap step.
+itself reports, to 1e-5, of the first `max_tokens` words, which begin with the page's signals where the model was trained on
+them; the logit is the same on a scale that does not run out of digits near 1, and is what select_recall ranks by. All documents
+are kept: by whom and where to cut is a later, cheap step.
 
 Where the round's model was copied from the round before (it had converged), so are the scores.
 
@@ -27,15 +27,17 @@ import pyarrow as pa
 from corpus.classifier import Scorer, probability, read_table
 from corpus.document import text_buffers
 from corpus.engine import Engine
-from corpus.errors import ConfigError
+from corpus.errors import ConfigError, InputError
 from corpus.groups import groups
 from corpus.recall import SCORES, read_record, scores_of
 from corpus.report import Report
 from corpus.shards import StepShards, write_table
+from corpus.signals import COLUMNS as SIGNALS
+from corpus.signals import with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, load_encoder, path_of
 
-REVISION = 1
+REVISION = 2
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 
@@ -55,18 +57,26 @@ class Reader:
 
     encoder: Encoder
     scorer: Scorer
+    signals: bool
 
 
-def load(tokenizer: Path, table: Path, facts: tuple[int, int, int]) -> Reader:
-    """facts: ids of the tokenizer, the longest run of words, tokens scored."""
-    return Reader(load_encoder(tokenizer), read_table(table, *facts))
+def load(tokenizer: Path, table: Path, facts: tuple[int, int, int], signals: bool) -> Reader:
+    """facts: words of the model, the longest run of them, tokens scored."""
+    return Reader(load_encoder(tokenizer), read_table(table, *facts), signals)
 
 
 def score(batch: pa.RecordBatch, reader: Reader, group_by: str) -> pa.RecordBatch:
     """The rows of SCORES for a batch with id, text and url or repo."""
     ids, ends = reader.encoder.encode(*text_buffers(batch.column("text")))
-    logit = reader.scorer.logits(ids, ends)
     tokens = pa.array(np.minimum(np.diff(ends), 2**31 - 1).astype(np.int32))
+    if reader.signals:
+        if missing := [name for name in SIGNALS if name not in batch.schema.names]:
+            raise InputError(
+                f"the classifier reads signals of extract_text, and these documents have no {', '.join(missing)}; score pages "
+                "that it made, or train with signals=False"
+            )
+        ids, ends = with_signals(batch, ids, ends, reader.encoder.vocab_size, reader.scorer.limit)
+    logit = reader.scorer.logits(ids, ends)
     names = groups(batch, group_by)
     columns = [batch.column("id").cast(pa.string()), names, tokens, pa.array(probability(logit)), pa.array(logit)]
     return pa.RecordBatch.from_arrays(columns, schema=SCORES)
@@ -104,8 +114,8 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     model = config.model.config
     tokenizer = path_of(engine, model.tokenizer)
     facts = record["words"], record["runs"], record["max_tokens"]
-    setup = partial(load, tokenizer, engine.folder(config.model) / "table.npy", facts)
-    columns = ["id", "text", "url", "repo"]
+    setup = partial(load, tokenizer, engine.folder(config.model) / "table.npy", facts, record["signals"])
+    columns = ["id", "text", "url", "repo", *SIGNALS]
     work = partial(convert, group_by=model.group_by)
     report = engine.map_files(work, config.files, out, setup=setup, columns=columns)
     encoder = load_encoder(tokenizer)

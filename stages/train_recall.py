@@ -16,9 +16,11 @@
    grid of rates and epochs is tried, and the one that ranks pages of groups held back best is used; dim and buckets shrink
    with the text, since a line through two labels needs few of either. Up to 20,000 positives, three folds of groups are held
    back in turn and the model is then trained on everything; above, a tenth of the groups stays held back.
-5. What was held back gives the table of precision and recall, in which doubted pages count as "not on topic", so that the
+5. With `signals`, where all pages have been through extract_text, the classifier also reads what that counted of formulae and
+   code, as words before the text (corpus/signals.py). Text alone is the paper's.
+6. What was held back gives the table of precision and recall, in which doubted pages count as "not on topic", so that the
    precision is a lower bound, and the calibration (Platt: monotone, so ranks stay), in which they do not count.
-6. When the round before collected nothing new (its record says converged), its model is copied and nothing is trained.
+7. When the round before collected nothing new (its record says converged), its model is copied and nothing is trained.
 
 Writes model.bin (stock fastText loads it), table.npy (folded for scoring, see corpus/classifier.py), seed.npy (hashes of
 the ids of the seed) and recall.json (setting, counts, calibration, table). All documents count as used.
@@ -63,10 +65,12 @@ from corpus.recall_training import (
 )
 from corpus.report import Report
 from corpus.shards import Items, StepShards, atomic, write_json
+from corpus.signals import COLUMNS as SIGNALS
+from corpus.signals import WORDS, with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 
-REVISION = 1
+REVISION = 2
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 _GRID = ((0.5, 10), (0.5, 5))  # rate, epochs; the first is what doubts
@@ -77,7 +81,7 @@ _FLOOR = 50  # pages a group of the seed may give, however small the seed is
 _SPARE = 4  # candidates drawn for each page wanted, since caps and the seed take some away
 _PART = 4 << 20  # ids of a partition of candidates: 16 MB
 _RECALLS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-_COLUMNS = ["id", "url", "repo", "text"]
+_COLUMNS = ["id", "url", "repo", "text", *SIGNALS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,7 @@ class Config:
     negatives_per_group: int = 3
     least_negatives: int = 2_000
     doubt: float = 0.2  # share of the seed's pages that a doubted negative ranks above; 0: none is
+    signals: bool = True  # read them, too, where all pages have them; False: the text alone
     draw: int = 0  # the seed of every draw
     tokenizer_xxh3: str = dataclasses.field(default="", init=False)  # a path's content, so that it is in the fingerprint
 
@@ -150,7 +155,9 @@ def _array(path: Path) -> np.ndarray:
         return np.asarray(np.load(file), np.uint64)
 
 
-def sample(batch: pa.RecordBatch, origin: int, state: Aside, config: Config, fraction: float, partitions: int) -> pa.Table:
+def sample(
+    batch: pa.RecordBatch, origin: int, state: Aside, config: Config, signals: bool, fraction: float, partitions: int
+) -> pa.Table:
     """The candidates of a batch with their ids, to the partition of their key."""
     key = draw_keys(batch.column("id"), config.draw, "train_recall")
     fine = (key >> np.uint64(11)) * (1.0 / (1 << 53)) < fraction
@@ -159,8 +166,11 @@ def sample(batch: pa.RecordBatch, origin: int, state: Aside, config: Config, fra
     if state.cut is not None:
         fine &= ~collected(batch, state.cut)
     rows = np.flatnonzero(fine)
-    texts = batch.column("text").take(pa.array(rows))
-    ids, ends = first_ids(*state.encoder.encode(*text_buffers(texts)), config.max_tokens)
+    taken = batch.take(pa.array(rows))
+    ids, ends = state.encoder.encode(*text_buffers(taken.column("text")))
+    if signals:
+        ids, ends = with_signals(taken, ids, ends, state.encoder.vocab_size, config.max_tokens)
+    ids, ends = first_ids(ids, ends, config.max_tokens)
     target = ((key[rows] >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)
     lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(ids, pa.uint32()))
     columns = {"key": key[rows], "group": group[rows], "ids": lists, "partition": target.astype(np.int64)}
@@ -218,7 +228,7 @@ def settings_for(config: Config, chosen: Chosen) -> list[Setting]:
 
 
 def train_model(batches: Iterator[Any], out: Path, config: Config, samples: Samples, words: int) -> dict[str, Any]:
-    """Rules 3 to 5: doubt, choose, train, calibrate; the record."""
+    """Rules 3 to 6: doubt, choose, train, calibrate; the record."""
     chosen = choose(samples, config)
     _refuse_nothing(config, chosen)
     chosen = doubt(out, config, samples, chosen, words)
@@ -348,7 +358,7 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     write_json(out / RECORD, record)
     rows = sum(_rows(engine, step) for step in config.seed)
     rows += _rows(engine, config.previous) if config.previous is not None else 0
-    keys = ("positives", "negatives", "average_precision", "setting", "remarks", "copied")
+    keys = ("positives", "negatives", "signals", "average_precision", "setting", "remarks", "copied")
     report = Report(read=pool.rows + rows, used=pool.rows + rows)
     report.notes.update({"seed": seeds, **{key: record[key] for key in keys if key in record}})
     return report
@@ -360,7 +370,8 @@ def _train(
     tokenizer = path_of(engine, config.tokenizer)
     need = min(config.positives, max(seeds, config.least_negatives))
     partitions = max(1, -(-2 * need * _SPARE * config.max_tokens // _PART))
-    take = functools.partial(sample, config=config, partitions=partitions)
+    signals = config.signals and all(_has_signals(engine, step) for step in (config.pool, *config.seed))
+    take = functools.partial(sample, config=config, signals=signals, partitions=partitions)
     topic = []
     for i, step in enumerate(config.seed):
         fraction = min(1.0, _SPARE * config.positives / max(1, seeds))
@@ -376,13 +387,21 @@ def _train(
     route = partial(take, fraction=fraction)
     other = engine.exchange(route, inputs, out, name="pool", partitions=partitions, setup=setup, columns=_COLUMNS)
     samples = Samples(tuple(topic), other)
-    fold = partial(train_model, config=config, samples=samples, words=load_encoder(tokenizer).vocab_size)
+    words = load_encoder(tokenizer).vocab_size + (WORDS if signals else 0)
+    fold = partial(train_model, config=config, samples=samples, words=words)
     record = engine.reduce(fold, Items(()), out, name="train").notes
-    return {"converged": False, **record}
+    return {"converged": False, "signals": signals, **record}
+
+
+def _has_signals(engine: Engine, step: Step) -> bool:
+    """Whether extract_text made a step's documents. Both sides' or neither's must be so: else having signals is the label."""
+    shards = engine.shards(step)
+    first = next((batch for name in shards.names[:1] for batch in shards.read(name, list(SIGNALS))), None)
+    return first is None or set(SIGNALS) <= set(first.schema.names)
 
 
 def _copy(config: Config, out: Path, engine: Engine, before: dict[str, Any]) -> dict[str, Any]:
-    """Rule 6."""
+    """Rule 7."""
     assert config.previous is not None
     source = config.previous.config.scores.config.model
     for name in ("model.bin", "table.npy"):

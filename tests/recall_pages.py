@@ -99,8 +99,8 @@ def shards(rows: Sequence[tuple[str, str]], count: int = 3) -> tuple[tuple[tuple
     return tuple(tuple(rows[i::count]) for i in range(count))
 
 
-def source(name: str, rows: Sequence[tuple[str, str]], count: int = 3, web: bool = True) -> Step:
-    return Step(name, pages.Config(shards=shards(rows, count), web=web))
+def source(name: str, rows: Sequence[tuple[str, str]], count: int = 3, web: bool = True, signals: bool = False) -> Step:
+    return Step(name, pages.Config(shards=shards(rows, count), web=web, signals=signals))
 
 
 def tokenizer(folder: Path) -> str:

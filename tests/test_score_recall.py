@@ -93,7 +93,7 @@ def reader(done: tuple[LocalEngine, Step, Step], model: str) -> tuple[Reader, An
     record = read_record(engine, scores.config.model)
     folder = engine.folder(scores.config.model)
     facts = record["words"], record["runs"], record["max_tokens"]
-    return load(Path(model), folder / "table.npy", facts), fasttext.load_model(str(folder / "model.bin"))
+    return load(Path(model), folder / "table.npy", facts, record["signals"]), fasttext.load_model(str(folder / "model.bin"))
 
 
 @settings(max_examples=60, deadline=None)

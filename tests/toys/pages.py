@@ -1,4 +1,7 @@
-"""A source of given pages: a tuple of (url, text) per shard; for repositories, of (repo/path, text)."""
+"""A source of given pages: a tuple of (url, text) per shard; for repositories, of (repo/path, text).
+
+With `signals`, pages have extract_text's counts, too: twelve formulae where the URL has /tex/, else none.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from corpus.document import Verdict, batch_of, document_id, keep_all
 from corpus.engine import Engine
@@ -20,6 +25,7 @@ REASONS: tuple[str, ...] = ()
 class Config:
     shards: tuple[tuple[tuple[str, str], ...], ...]
     web: bool = True
+    signals: bool = False
 
 
 def make(item: tuple[tuple[str, str], ...], config: Config) -> Iterator[Verdict]:
@@ -28,7 +34,13 @@ def make(item: tuple[tuple[str, str], ...], config: Config) -> Iterator[Verdict]
         repo, _, path = where.partition("/")
         place: dict[str, object] = {"url": where} if config.web else {"repo": repo, "path": path, "lang": "Python"}
         rows.append({"id": document_id(f"toy\n{where}"), "text": text, "source": "toy", **place})
-    yield keep_all(batch_of(rows))
+    batch = batch_of(rows)
+    if config.signals:
+        formulas = pa.array([12 * ("/tex/" in where) for where, _ in item], pa.int32())
+        none = pa.array([0] * len(item), pa.int32())
+        for name, column in (("formulas", formulas), ("code_blocks", none), ("code_share", none.cast(pa.float32()))):
+            batch = batch.append_column(name, column)
+    yield keep_all(batch)
 
 
 def run(config: Config, out: Path, engine: Engine) -> Report:
