@@ -48,9 +48,9 @@ def recipe() -> Step:
     good, rest = recalled_files(source, tokenizer, rounds=2, tokens=(94_000_000_000,))
 
     # MATH 2.1: URL and near-deduplication before recall. CV2 2: three rounds, text in BPE tokens. fastText with the numbers
-    # of MATH 2.1, which are the defaults of stages/train_recall.py.
+    # of MATH 2.1, which are the defaults of stages/train_recall.py, and text alone, without the counts of formulae and code.
     pages = unique_pages(Step("extract_text", extract_text.Config(files=web())))
-    found = topic_pages(pages, SEEDS, tokenizer, index, rounds=3, tokens=ROUNDS)
+    found = topic_pages(pages, SEEDS, tokenizer, index, rounds=3, tokens=ROUNDS, signals=False)
     # CV2 2 samples its natural language from DeepSeek-V2's corpus, Chinese and English, whose rules are not published.
     prose = natural_language(pages, found.taken, index, languages=("en", "zh"))
 
