@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bench.measure import Row, Sample, rate
 from corpus.classifier import Setting, collapse, probability, read_table, train, write_table, write_training
 from corpus.document import text_buffers
+from corpus.signals import COLUMNS, WORDS, with_signals
 from corpus.tokenizer import load_encoder, train_bpe
 from stages.score_recall import Reader, score
 
@@ -28,7 +30,7 @@ LIMIT = 1 << 20  # whole pages on both sides
 
 
 def web_pages(sample: Sample) -> list[pa.RecordBatch]:
-    """Texts of real pages as batches of 16 MB, or the sample's own."""
+    """Texts of real pages with their signals, as batches of 16 MB; or the sample's own, which have none."""
     folder = os.environ.get("CORPUS_DATA")
     if folder is None or not (Path(folder) / PAGES).exists():
         return sample.head(20).batches
@@ -39,8 +41,16 @@ def web_pages(sample: Sample) -> list[pa.RecordBatch]:
     with (Path(folder) / PAGES).open("rb") as file:
         lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
         rows = [json.loads(line) for line in lines]
-    text = extract(pa.array([row["html"] for row in rows], pa.large_string())).text
-    columns = {"id": [f"{i:032x}" for i in range(len(rows))], "text": text, "url": [row["url"] for row in rows]}
+    found = extract(pa.array([row["html"] for row in rows], pa.large_string()))
+    characters = np.maximum(1, pc.utf8_length(found.text).to_numpy())
+    columns = {
+        "id": [f"{i:032x}" for i in range(len(rows))],
+        "text": found.text,
+        "url": [row["url"] for row in rows],
+        "formulas": found.formulas_N,
+        "code_blocks": found.code_blocks_N,
+        "code_share": (found.code_chars_N / characters).astype(np.float32),
+    }
     return pa.table(columns).combine_chunks().to_batches()
 
 
@@ -52,15 +62,20 @@ def bench(sample: Sample) -> list[Row]:
         texts = [text for batch in batches for text in batch.column("text").to_pylist()]
         tokenizer.write_text(train_bpe(texts, 16_384), "utf-8")
         encoder = load_encoder(tokenizer)
+        signals = set(COLUMNS) <= set(batches[0].schema.names)
+        words = encoder.vocab_size + (WORDS if signals else 0)
         encoded = [encoder.encode(*text_buffers(batch.column("text"))) for batch in batches]
+        if signals:
+            pairs = zip(batches, encoded, strict=True)
+            encoded = [with_signals(batch, *ids, encoder.vocab_size, LIMIT) for batch, ids in pairs]
         model = Path(folder) / "model.bin"
         with (Path(folder) / "lines").open("wb") as file:
             for ids, ends in encoded:
                 write_training(file, ids, ends, np.arange(len(ends) - 1) % 2, 500)
         train(Path(folder) / "lines", Setting(epochs=1), model)
-        scorer = collapse(model, encoder.vocab_size, LIMIT)
+        scorer = collapse(model, words, LIMIT)
         write_table(Path(folder) / "table.npy", scorer)
-        reader = Reader(encoder, read_table(Path(folder) / "table.npy", encoder.vocab_size, 3, LIMIT))
+        reader = Reader(encoder, read_table(Path(folder) / "table.npy", words, 3, LIMIT), signals)
         peer, theirs = fasttext_rate(model, encoded, size)
 
     def look_up() -> list[np.ndarray]:
