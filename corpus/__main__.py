@@ -27,7 +27,7 @@ from corpus.runner import Planned, plan, read_record, run
 from corpus.shards import as_path
 from corpus.step import Ends, Step, ends, override, until, walk
 
-__all__ = ["console", "load_recipe", "main"]
+__all__ = ["console", "load_recipe", "main", "stop_writing"]
 
 MARKS = {True: "run ", False: "    "}
 
@@ -147,11 +147,16 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ncorpus: stopped. Finished shards are kept; run the same command again to continue.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `corpus plan | head`
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+        stop_writing()
         return int(options.verb == "run")  # which may not have come to its end
     return 0
+
+
+def stop_writing() -> None:
+    """Standard output and error to nowhere, once nobody reads them (`| head`): else Python complains of it on its way out."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
 
 
 def _terminate(number: int, frame: object) -> None:

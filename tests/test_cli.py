@@ -126,7 +126,8 @@ def test_workers_are_counted_from_zero(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = script.replace("corpus", f"{shlex.quote(sys.executable)} -m corpus", 1)
+    program, _, rest = script.partition(" ")
+    command = f"{shlex.quote(sys.executable)} -m {program} {rest}"
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=HERE, env={**os.environ, **environment}, capture_output=True, text=True
     )
@@ -142,6 +143,8 @@ def test_output_that_nobody_reads(tmp_path: Path) -> None:
     assert (tmp_path / "done" / "report.html").exists()
     cut = shell(f"corpus run {RECIPE} --root {tmp_path}/cut --workers 0 2>&1 | true")
     assert cut.returncode == 1 and not cut.stderr
+    planned = shell("train plan recipes.moe_16b | true")
+    assert planned.returncode == 0 and not planned.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

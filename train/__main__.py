@@ -158,17 +158,25 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate,
 def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = 0
     try:
         if words and words[0] in COMMANDS:
-            return COMMANDS[words[0]](words[1:]) or 0
-        _train(words)
+            code = COMMANDS[words[0]](words[1:]) or 0
+        else:
+            _train(words)
+        sys.stdout.flush()  # here, where a broken pipe is understood
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run again to go on from the newest checkpoint", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:  # `python -m train plan … | head`
+        from corpus.__main__ import stop_writing
+
+        stop_writing()
+        return int(not words or words[0] not in ("inspect", "plan"))  # which may not have come to its end
+    return code
 
 
 if __name__ == "__main__":
