@@ -30,7 +30,7 @@ import torch.nn.functional as F
 import xxhash
 
 from corpus.permutation import mix64
-from corpus.shards import FileRecord, StepShards, read_json
+from corpus.shards import StepShards, step_files
 from corpus.tokenizer import load_encoder, train_bpe
 from corpus.tokens import TokenShards, TokenWriter, write_tokens_json
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DISCOUNT = 0.75
 VOCABULARY = 2048
-TRAINED, HELD = 2_000_000, 200_000  # bytes of pieces
+TRAINED, HELD = 2_000_000, 200_000  # characters of pieces
 MIDDLE = 8  # tokens
 
 
@@ -79,12 +79,12 @@ class KneserNey:
 
 def pieces(documents: Path, most: int) -> tuple[list[str], list[str]]:
     """(to train on, held out): a step's Python files in a keyed order, in pieces of whole lines, at most `most` characters."""
-    record = read_json(documents / "step.json")
-    if record is None:
+    found = step_files(documents, "shards")
+    if found is None:
         raise SystemExit(
             f"{documents} has no step.json; the folder of a finished step of documents expected, as decontaminate's"
         )
-    shards = StepShards(documents, tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith("shards/")))
+    shards = StepShards(documents, found)
     files = []
     for name in shards.names:
         for batch in shards.read(name, ["id", "text", "lang"]):
@@ -100,14 +100,15 @@ def pieces(documents: Path, most: int) -> tuple[list[str], list[str]]:
 
 def cut(text: str, most: int) -> Iterator[str]:
     """Whole lines, as many at a time as `most` characters hold; what is shorter than a quarter of that is left out."""
-    lines: list[str] = []
-    for line in [*text.splitlines(keepends=True), None]:
-        if line is None or sum(map(len, lines)) + len(line) > most:
-            if most // 4 < sum(map(len, lines)) <= most:
-                yield "".join(lines)
-            lines = []
-        if line is not None:
-            lines.append(line)
+    piece = ""
+    for line in text.splitlines(keepends=True):
+        if len(piece) + len(line) > most:
+            if most // 4 < len(piece) <= most:
+                yield piece
+            piece = ""
+        piece += line
+    if most // 4 < len(piece) <= most:
+        yield piece
 
 
 def encode(texts: list[str], tokenizer: Path, folder: Path) -> TokenShards:

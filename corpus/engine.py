@@ -25,7 +25,7 @@ import pyarrow as pa
 from corpus.errors import CorpusError, CorruptFile, TaskError
 from corpus.exchange import Exchanged
 from corpus.report import Report
-from corpus.shards import FileRecord, Shards, StepShards, as_path, is_local, read_json
+from corpus.shards import Shards, StepShards, as_path, is_local, step_files
 from corpus.step import Step
 from corpus.tasks import ReduceTask, ShardTask, run_convert, run_map, run_reduce, run_route
 
@@ -91,10 +91,9 @@ class Engine:
         if not isinstance(inputs, Step):
             return inputs
         folder = self.folder(inputs)
-        record = read_json(folder / "step.json")
-        if record is None:
+        files = step_files(folder, folder_name)
+        if files is None:
             raise CorruptFile(f"{folder} has no step.json, so step {inputs.name} is not finished", path=str(folder))
-        files = tuple(FileRecord(**f) for f in record["files"] if f["path"].startswith(f"{folder_name}/"))
         return StepShards(folder, files, inputs.name)
 
     def map_shards(

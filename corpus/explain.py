@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 from corpus.errors import CorruptFile, InputError
 from corpus.plan import read_record
 from corpus.seen import seen
-from corpus.shards import FileRecord, check_file, is_local, open_checked, read_json
+from corpus.shards import FileRecord, check_file, is_local, open_checked, step_files
 from corpus.step import Ends, Step, stage_of, upstream, walk
 
 __all__ = ["Track", "explain", "follow", "token_ranges"]
@@ -178,7 +178,7 @@ def token_ranges(folder: Path, track: Track) -> tuple[str, list[tuple[int, int]]
 
 def _tokens(folder: Path, track: Track) -> list[str]:
     for kind in ("tokens", "tokens.json", "tokenizer.json"):
-        for file in _files(folder, kind):
+        for file in step_files(folder, kind) or ():
             check_file(folder, file)
     shard, ranges, decoded = token_ranges(folder, track)
     spans = ", ".join(f"{first}-{first + count}" for first, count in ranges) or "none"
@@ -210,7 +210,7 @@ def _rows(folder: Path, kind: str, condition: Any, text: bool = False) -> Iterat
 
     CorruptFile for a damaged file; one that a row comes from is hashed first.
     """
-    files = _files(folder, kind)
+    files = step_files(folder, kind) or ()
     for file in files:
         check_file(folder, file)
     for first in range(0, len(files), _AT_ONCE):
@@ -224,7 +224,7 @@ def _rows(folder: Path, kind: str, condition: Any, text: bool = False) -> Iterat
                     yield {"shard": Path(file.path).stem, **row}
 
 
-def _matching(folder: Path, files: list[FileRecord], condition: Any, choose: Callable[[list[str]], list[str]]) -> pa.Table:
+def _matching(folder: Path, files: Sequence[FileRecord], condition: Any, choose: Callable[[list[str]], list[str]]) -> pa.Table:
     """The rows that match, of the columns chosen."""
     paths = [folder / file.path for file in files]
     try:
@@ -235,12 +235,6 @@ def _matching(folder: Path, files: list[FileRecord], condition: Any, choose: Cal
         return data.to_table(columns=choose(data.schema.names), filter=condition)
     except (pa.ArrowException, OSError) as error:
         raise CorruptFile(f"{paths[0].parent} cannot be read: {error}", path=str(paths[0])) from error
-
-
-def _files(folder: Path, kind: str) -> list[FileRecord]:
-    """The finished step's files in a folder of that name, or the one file."""
-    record = read_json(folder / "step.json") or {"files": []}
-    return [FileRecord(**file) for file in record["files"] if f"{file['path']}/".startswith(f"{kind}/")]
 
 
 def _has_documents(root: Path, step: Step) -> bool:

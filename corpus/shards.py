@@ -45,6 +45,7 @@ __all__ = [
     "is_local",
     "read_json",
     "record_file",
+    "step_files",
     "touched",
     "write_json",
     "write_table",
@@ -204,6 +205,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         pass  # falls through to the error below: damaged either way
     raise CorruptFile(f"{path} does not match its own checksum. It will be rebuilt.", path=str(path), file=path.name)
+
+
+def step_files(folder: Path, kind: str) -> tuple[FileRecord, ...] | None:
+    """What the record of a finished step says of the files in folder `kind`, or of the one file so called. None: no record."""
+    record = read_json(folder / "step.json")
+    if record is None:
+        return None
+    return tuple(FileRecord(**file) for file in record["files"] if f"{file['path']}/".startswith(f"{kind}/"))
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from corpus.errors import CorruptFile, InputError
-from corpus.shards import FileRecord, as_path, atomic, is_local, read_json, write_json
+from corpus.shards import FileRecord, as_path, atomic, is_local, read_json, step_files, write_json
 
 __all__ = [
     "MAP",
@@ -221,8 +221,7 @@ class TokenShards:
     @functools.cached_property
     def records(self) -> tuple[FileRecord, ...]:
         """What encode_tokens recorded of its token files; none for files of other tools, which have no checksum."""
-        record = (read_json(self.folder / "step.json") if self.ours else None) or {"files": []}
-        return tuple(FileRecord(**file) for file in record["files"] if file["path"].startswith("tokens/"))
+        return (step_files(self.folder, "tokens") if self.ours else None) or ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenShards, (self.folder, self.vocab_size)

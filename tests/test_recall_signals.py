@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
 
-import fasttext
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus.classifier import first_ids
 from corpus.document import text_buffers
 from corpus.engine import LocalEngine
 from corpus.errors import InputError
@@ -24,6 +23,7 @@ from corpus.step import Step
 from corpus.tokenizer import load_encoder
 from stages import score_recall
 from tests.recall_pages import made, page, round_of, rows_of, score_table, site, source, tokenizer
+from tests.test_classifier import reported
 
 LEAST = (1, 0.25, 1, 1 / 128)
 
@@ -109,15 +109,11 @@ def test_formulae_tell_pages_of_the_same_words_apart(tmp_path: Path, model: str)
     without, plain, _, _ = ranked(tmp_path, model, pool, seed, signals=False)
     assert without < 0.6 and not plain["signals"] and plain["words"] == load_encoder(model).vocab_size
     # Stock fastText, given the same words, gives the same probabilities.
-    stock = fasttext.load_model(str(engine.folder(scores.config.model) / "model.bin"))
-    encoder = load_encoder(model)
-    found = []
+    encoder, found = load_encoder(model), []
     for name in engine.shards(pool).names:
         for rows in engine.shards(pool).read(name):
-            ids, ends = with_signals(rows, *encoder.encode(*text_buffers(rows.column("text"))), encoder.vocab_size, 64)
-            for a, b in itertools.pairwise(ends):
-                line = " ".join(map(str, ids[a : min(a + 64, b)]))
-                found.append(dict(zip(*stock.predict(line, k=2), strict=True))["__label__topic"])
+            words = with_signals(rows, *encoder.encode(*text_buffers(rows.column("text"))), encoder.vocab_size, 64)
+            found += reported(engine.folder(scores.config.model) / "model.bin", *first_ids(*words, 64)).tolist()
     assert np.abs(score_table(engine, scores).column("score").to_numpy() - np.minimum(found, 1)).max() < 1e-5
 
 

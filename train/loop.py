@@ -42,14 +42,9 @@ Say = Callable[[str], None]
 _GO_BACKS = 3  # times to the same parameters
 
 
-def _silent(text: str) -> None:
-    """What ranks other than the first say."""
-
-
-def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE, say: Say = _silent) -> Run:
+def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     """Shards, model and optimizer, at the newest checkpoint where there is one."""
     shards = open_data(config, root)
-    check_content(shards, say, ranks.rank, ranks.layout.ranks)
     size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
     if size < shards.vocab_size:
         raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
@@ -132,10 +127,11 @@ def train(
     finished = folder / "summary.json"
     summary: dict[str, Any] = json.loads(finished.read_text("utf-8")) if finished.exists() else {}
     if summary.get("fingerprint") != fingerprint(config):
-        open_data(config, root)  # before the folder is made, so that a mistake leaves none behind
+        # Before the folder is made, so that a mistake leaves none behind.
+        check_content(open_data(config, root), say, ranks.rank, ranks.layout.ranks)
         with _lock(folder) if ranks.rank == 0 else contextlib.nullcontext():
             ranks.barrier()  # the folder is there, and this run's
-            run = open_run(config, root, ranks, say)
+            run = open_run(config, root, ranks)
             _say_plan(run, say)
             if ranks.rank == 0:
                 _write_config(run)
@@ -259,6 +255,10 @@ def _fields(run: Run) -> dict[str, Any]:
 def _write_config(run: Run) -> None:
     checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
     write_json(run.folder / "order.json", order_plan(run.config, run.shards))
+
+
+def _silent(text: str) -> None:
+    """What ranks other than the first say."""
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import xxhash
 from corpus.errors import ConfigError, CorruptFile, InputError
 from corpus.order import Order, order_of
 from corpus.permutation import mix64, permuted
-from corpus.shards import check_file, touched
+from corpus.shards import open_checked, touched
 from corpus.step import Step
 from corpus.tokens import TokenShards
 from train.config import Source, TrainConfig
@@ -116,7 +116,7 @@ def check_content(data: Data, say: Callable[[str], None], rank: int = 0, ranks: 
         if doubtful:
             say(f"changed or copied since they were recorded: {len(doubtful)} token files; hashing {total / 1e6:,.0f} MB")
         for folder, record in doubtful:
-            check_file(folder, record)
+            open_checked(folder, record)
             done += record.size
             if time.monotonic() - said > _SAY_EVERY:
                 say(f"checksums of {done / 1e6:,.0f} of {total / 1e6:,.0f} MB are right")
