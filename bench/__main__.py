@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 HEADER = ("stage", "what", "ours MB/s", "peers MB/s (ratio)", "of the floor", "note")
-NO_STAGES = ("measure", "snapshot", "recall_pages")
+NO_STAGES = ("learning", "measure", "moe_layer", "recall_pages", "snapshot", "train_step")  # commands of their own, or parts
 PACKAGES = ("pyarrow", "numpy", "numba", "gigatoken", "tokenizers", "tree-sitter", "datatrove", "datasketch", "ray", "torch")
 
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None, folder: Path = HERE, package: str =
     parser.add_argument("stages", nargs="*", metavar="stage", help="all when none is named")
     parser.add_argument("--mb", type=float, default=100, help="decimal megabytes of real files to read (100)")
     asked = parser.parse_args(arguments)
-    known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in NO_STAGES)
+    known = stages(folder)
     if unknown := sorted(set(asked.stages) - set(known)):
         parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(known)}")
 
@@ -65,6 +65,11 @@ def main(arguments: list[str] | None = None, folder: Path = HERE, package: str =
     for stage, message in failures.items():
         print(f"failed: {stage}: {message}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def stages(folder: Path = HERE) -> list[str]:
+    """The modules that have a benchmark of a stage, `bench(sample)`."""
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_") and p.stem not in NO_STAGES)
 
 
 def one_core() -> str:

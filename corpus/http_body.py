@@ -17,16 +17,16 @@ import re
 import zlib
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import zstandard
+
+from corpus.http_kernels import NAMES, scan_head
 
 __all__ = ["Body", "Response", "parse", "unpack"]
 
 _HEAD = 256 << 10  # the longest head; servers send up to 100 kB of cookies and policies
-_STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?!\d)")
-_BLANK = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
-_HEADER = re.compile(rb"\n(content-type|content-encoding|transfer-encoding|location)[ \t]*:([^\r\n]*)", re.IGNORECASE)
 _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _STEP = 64 << 10  # of what comes out
 _BITE = 256  # bytes of zstd at a time: each three may become 128 kB
@@ -55,31 +55,36 @@ def parse(block: memoryview | bytes) -> Response:
     """Never fails. Interim responses (1xx) are passed over. A head that never ends is one without a body."""
     view = memoryview(block)
     while True:
-        head = bytes(view[:4096])
-        status = _STATUS.match(head)
-        if status is None:
+        head_B = np.frombuffer(view, np.uint8)
+        head_B.flags.writeable = False  # numba would compile the kernel for both
+        status, start, *spans = scan_head(head_B, _HEAD)
+        if status < 0:
             return Response(None, {}, view)
-        blank = _BLANK.search(head)
-        if blank is None and len(view) > len(head):
-            head = bytes(view[:_HEAD])
-            blank = _BLANK.search(head)
-        end, start = (blank.start(), blank.end()) if blank is not None else (len(head), len(head))
+        if status >= 200 or status < 100:
+            return Response(status, _headers(view, spans), view[start:])
         view = view[start:]
-        if not status.group(1).startswith(b"1"):
-            return Response(int(status.group(1)), _headers(head[:end]), view)
 
 
-def _headers(head: bytes) -> dict[bytes, bytes]:
-    if b"\n " in head or b"\n\t" in head:
-        head = _FOLD.sub(b" ", head)
+def _headers(head: memoryview, spans: list[int]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
-    for name, value in _HEADER.findall(head):
-        headers.setdefault(name.lower(), value.strip())
+    for name, start, stop in zip(NAMES, spans[::2], spans[1::2], strict=True):
+        if stop:
+            value = bytes(head[start:stop])
+            headers[name] = (_FOLD.sub(b" ", value) if b"\n" in value else value).strip()
     return headers
 
 
 def unpack(response: Response, limit: int) -> Body:
     """The body without its transfer and content codings, the outermost first."""
+    body = Body(response.body)
+    if b"content-encoding" in response.headers or b"transfer-encoding" in response.headers:
+        body = _decoded(response, limit)
+    if len(body.data) > limit:
+        return body._replace(data=body.data[: limit + 1], large=True)
+    return body
+
+
+def _decoded(response: Response, limit: int) -> Body:
     body = Body(response.body)
     transfer = response.headers.get(b"transfer-encoding", b"").lower()
     if b"chunked" in transfer:
@@ -91,8 +96,6 @@ def unpack(response: Response, limit: int) -> Body:
             unpacked = _inflated(coding, body.data, limit)
             if unpacked is not None:
                 body = unpacked._replace(fault=unpacked.fault or body.fault)
-    if len(body.data) > limit:
-        return body._replace(data=body.data[: limit + 1], large=True)
     return body
 
 

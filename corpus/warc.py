@@ -20,11 +20,13 @@ Reference: ISO 28500:2017 (WARC 1.1); Internet Archive's ARC version 1 (1996).
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from corpus.gzip_members import Piece, pieces
+from corpus.gzip_members import Members, Piece, pieces
+from corpus.warc_kernels import heads_of
 
 __all__ = ["KINDS", "Record", "records"]
 
@@ -60,7 +62,7 @@ class Record(NamedTuple):
     offset: int
     length: int
     inner: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     block: memoryview
     size: int
     short: int = 0
@@ -70,12 +72,61 @@ class Record(NamedTuple):
 _NONE = memoryview(b"")
 
 
+class _Headers(Mapping[str, str]):
+    """Of a head, when somebody asks: most records are counted and not read."""
+
+    def __init__(self, head: memoryview) -> None:
+        self.head: memoryview | None = head
+        self.found: dict[str, str] = {}
+
+    def _all(self) -> dict[str, str]:
+        if self.head is not None:
+            self.found, self.head = _headers(str(self.head, "utf-8", "replace")), None
+        return self.found
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+
+class _Feed:
+    """The pieces of a file one by one; of members that came together, the heads of all, and the place among them."""
+
+    def __init__(self, found: Iterator[Piece | Members]) -> None:
+        self.found = found
+        self.members: Members | None = None
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.heads: list[list[int]] = []
+        self.next_one = 0
+
+    def take(self) -> Piece | None:
+        if self.members is None or self.next_one == len(self.members):
+            found = next(self.found, None)
+            if not isinstance(found, Members):
+                self.members = None
+                return found
+            self.members, self.next_one = found, 0
+            self.starts, self.ends = found.starts_S.tolist(), found.ends_S.tolist()
+            self.heads = heads_of(found.content_B, found.ends_S).tolist()
+        self.next_one += 1
+        return self.members.piece(self.next_one - 1)
+
+
 class _Cursor:
     """A position `at` in the content, with one piece of lookahead; what lies behind `mark` is kept, to go back to."""
 
-    def __init__(self, source: Iterator[Piece]) -> None:
-        self.source = source
-        self.ahead = next(source, None)
+    def __init__(self, feed: _Feed) -> None:
+        self.feed = feed
+        self.ahead = feed.take()
         self.data: bytes | bytearray = b""
         self.at = self.mark = 0
         self.inner = 0  # of data[0], in the content of the gzip member that begins at `member`; of a plain file, in the file
@@ -111,7 +162,7 @@ class _Cursor:
         self.at -= gone
         self.mark = 0
         self.stop = piece.stop
-        self.ahead = next(self.source, None)
+        self.ahead = self.feed.take()
 
     def _append(self, more: bytes | bytearray) -> int:
         """To what lies behind the mark, in place: a record may come in a hundred thousand members. The bytes that went."""
@@ -151,7 +202,7 @@ class _Cursor:
         """What is wrong with this member, if its content breaks off here."""
         if self.empty and self.ahead is not None and self.ahead.fault is not None and not self.ahead.opens:
             fault, self.stop = self.ahead.fault, self.ahead.stop
-            self.ahead = next(self.source, None)
+            self.ahead = self.feed.take()
             return fault
         return None
 
@@ -227,37 +278,49 @@ def records(read: Callable[[int], bytes], limit: int, kinds: frozenset[str] = KI
 
     limit: bytes held of a block, and none of one whose kind is not among `kinds`.
     """
-    cursor = _Cursor(pieces(read))
+    cursor = _Cursor(_Feed(pieces(read)))
     while True:
-        piece = cursor.ahead
-        if piece is not None and piece.whole and cursor.empty and (alone := _alone(piece, limit, kinds)) is not None:
-            cursor.ahead = next(cursor.source, None)
-            yield alone
-            continue
+        if cursor.empty and cursor.feed.members is not None:
+            yield from _alone(cursor, limit, kinds)
         cursor.skip_blank()
         if not cursor.empty:
             yield _record(cursor, limit, kinds)
         elif cursor.ahead is not None and cursor.ahead.fault is not None:
             broken = cursor.ahead
-            cursor.ahead = next(cursor.source, None)
+            cursor.ahead = cursor.feed.take()
             yield Record("", broken.start, broken.stop - broken.start, 0, {}, _NONE, 0, fault=broken.fault)
         elif not cursor.open():
             return
 
 
-def _alone(piece: Piece, limit: int, kinds: frozenset[str]) -> Record | None:
-    """The record of a member that holds one and nothing else, as nearly all do; None where it takes a closer look."""
-    data = piece.data
-    blank = data.find(b"\r\n\r\n", 0, _HEAD)
-    if blank < 0 or not data.startswith(b"WARC/1.") or b"\n\n" in (head := data[:blank]):
-        return None
-    kind, headers, size = _warc_head(head, kinds)
-    start = blank + 4
-    if size is None or len(data) != start + size + 4 or not data.endswith(b"\r\n\r\n"):
-        return None
-    held = min(size, limit) if kind in kinds else 0
-    block = memoryview(data)[start : start + held]
-    return Record(kind, piece.start, piece.stop - piece.start, 0, headers, block, size)
+def _alone(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Iterator[Record]:
+    """The records of the next members, as long as each holds one and nothing else, as nearly all do."""
+    feed = cursor.feed
+    while (members := feed.members) is not None:
+        content = members.content_B.data
+        at = ahead = feed.next_one - 1
+        while at < len(members):
+            block, head_end, kind_start, kind_stop = feed.heads[at]
+            if not block:
+                break
+            kind = _kind(content[kind_start:kind_stop].tobytes())
+            offset, head = feed.starts[at], feed.ends[at]
+            at += 1
+            length, size = feed.starts[at] - offset, feed.ends[at] - 4 - block
+            if kind in kinds:
+                kept = content[block : block + min(size, limit)]
+                yield Record(kind, offset, length, 0, _Headers(content[head:head_end]), kept, size)
+            else:
+                yield Record(kind, offset, length, 0, {}, _NONE, size)
+        if at == ahead:
+            return
+        feed.next_one = at
+        cursor.ahead = feed.take()
+
+
+@functools.lru_cache(64)
+def _kind(name: bytes) -> str:
+    return name.decode("ascii").lower()
 
 
 def _record(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Record:

@@ -52,6 +52,12 @@ def test_sample_is_the_same_twice_and_stops_when_there_is_enough(tree: dict[str,
     assert 30_000 <= first.bytes < everything(tree) * 1e6
 
 
+def test_what_make_bench_runs_are_the_modules_with_a_benchmark() -> None:
+    """A command beside them, such as bench.learning, would otherwise be reported as a benchmark that failed."""
+    found = [path for path in command.HERE.glob("*.py") if not path.stem.startswith("_")]
+    assert command.stages() == sorted(p.stem for p in found if "\ndef bench(" in p.read_text("utf-8"))
+
+
 def test_sample_that_is_too_small_says_so(tree: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"5 MB expected.*--mb"):
         measure.build_sample(5, tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from pathlib import Path
 
@@ -157,6 +158,35 @@ def test_chunks(data: bytes, expected: bytes, fault: str | None) -> None:
 def test_heads(block: bytes, status: int | None, headers: dict[bytes, bytes], rest: bytes) -> None:
     found = parse(block)
     assert (found.status, found.headers, bytes(found.body)) == (status, headers, rest)
+
+
+PARTS = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK", b"HTTP/1.1 100 Continue", b"HTTP/2 404", b"HTTP/1.1 2000", b"HTTP/1.1\t 301 x", b"HTTP/1. 200",
+        b"\r\n", b"\n", b"\r", b"Content-Type: text/html", b"content-TYPE : a", b"Content-Type", b"Location:/x",
+        b"Transfer-Encoding: chunked", b"X-Content-Encoding: gzip", b"Content-Encoding:", b" ", b"\t", b"body",
+    ]
+)  # fmt: skip
+STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?!\d)")
+HEADER = re.compile(rb"\n(content-type|content-encoding|transfer-encoding|location)[ \t]*:([^\r\n]*)", re.IGNORECASE)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PARTS | st.binary(max_size=3), max_size=20).map(b"".join))
+def test_the_kernel_reads_heads_as_expressions_do(block: bytes) -> None:
+    rest, status = block, STATUS.match(block)
+    headers: dict[bytes, bytes] = {}
+    while status is not None:
+        blank = re.search(rb"\n\r?\n", rest)
+        head, rest = (rest[: blank.start()], rest[blank.end() :]) if blank is not None else (rest, b"")
+        if not status.group(1).startswith(b"1"):
+            for name, value in HEADER.findall(re.sub(rb"\r?\n[ \t]+", b" ", head)):
+                headers.setdefault(name.lower(), value.strip())
+            break
+        status = STATUS.match(rest)
+    found = parse(block)
+    expected = (None if status is None else int(status.group(1)), headers, rest)
+    assert (found.status, found.headers, bytes(found.body)) == expected
 
 
 @settings(max_examples=300, deadline=None)

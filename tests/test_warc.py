@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 
-from corpus.gzip_members import MAGIC, Piece, pieces
+from corpus import gzip_members, warc
+from corpus.gzip_members import MAGIC, Members, Piece, pieces
 from corpus.warc import Record, records
 
 ALL = frozenset(("response", "revisit", "resource", "conversion", "request", "metadata", "warcinfo"))
@@ -57,6 +58,18 @@ def blocks(found: list[Record]) -> list[bytes]:
     return [bytes(r.block) for r in found]
 
 
+def one_by_one(data: bytes) -> list[Record]:
+    """The same by the other way: zlib for every member, Python for every head."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gzip_members, "_EXPORTED", False)
+        return read(data)
+
+
+def facts(found: list[Record]) -> list[Record]:
+    """Records to compare: blocks as bytes, headers as dicts."""
+    return [r._replace(block=bytes(r.block), headers=dict(r.headers)) for r in found]  # type: ignore[arg-type]
+
+
 def theirs(path: Path) -> list[tuple[str, str | None, bytes, int]]:
     """(kind, URL, block, offset) by warcio, of as many records as it gets to."""
     found = []
@@ -87,6 +100,21 @@ def test_the_records_of_real_archives_are_warcios(corpus_data: Path, name: str) 
             assert r.offset == offset
             member = path.read_bytes()[r.offset : r.offset + r.length]
             assert blocks(read(member)) == [block]  # offset and length are enough to read the record alone
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_members_taken_together_hold_the_records_of_members_taken_one_by_one(corpus_data: Path, name: str) -> None:
+    data = (corpus_data / "warc" / name).read_bytes()
+    assert facts(read(data)) == facts(one_by_one(data))
+
+
+def test_nearly_all_members_of_an_archive_are_taken_together(corpus_data: Path) -> None:
+    """Else the law above compares a thing with itself: four members in five of a crawl, heads by the kernel."""
+    data = (corpus_data / "warc" / "cc_16pages.warc.gz").read_bytes()
+    (members,) = pieces(io.BytesIO(data).read)
+    assert isinstance(members, Members) and len(members) == 50
+    heads = warc.heads_of(members.content_B, members.ends_S)
+    assert (heads[:, 0] > 0).sum() >= 40
 
 
 @pytest.mark.parametrize(("name", "count"), [("cc_4pages_onemember.warc.gz", 12), ("example-bad-non-chunked.warc.gz", 6)])
@@ -254,6 +282,33 @@ def test_of_what_nobody_wants_nothing_is_held_and_its_length_still_counts() -> N
         ]  # fmt: skip
 
 
+LINES = st.sampled_from(
+    [
+        b"WARC-Type: response", b"warc-TYPE:\tRequest", b"WARC-Type : response", b"WARC-Type: response; no", b"WARC-Type:",
+        b"Content-Length: %d", b"content-length:%d", b"Content-Length : %d", b"Content-Length: 5", b"Content-Length: %d ",
+        b"Content-Length: 00000000000000000%d", b"Content-Length: 99999999999999999999", b"\x0bContent-Length: 3",
+        b" folded", b"\tfolded", b"no colon", b": no name", b"", b"X-\xe4: \xff\x00", b"X: \rContent-Length: 3", b"X: \n\nY: z",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from([b"WARC/1.0", b"WARC/1.1", b"WARC/1.", b"WARC/1.0 ", b"WARC/2.0", b"warc/1.0"]),
+    st.lists(LINES, max_size=6),
+    st.sampled_from([b"\r\n", b"\n"]),
+    st.binary(max_size=40),
+    st.sampled_from([b"\r\n\r\n", b"\n\n", b"\r\n", b"", b"\r\n\r\n\r\n"]),
+)
+def test_a_head_the_kernel_passes_is_read_as_python_reads_it(
+    version: bytes, lines: list[bytes], end: bytes, body: bytes, last: bytes
+) -> None:
+    filled = [line.replace(b"%d", str(len(body)).encode()) for line in lines]
+    member = gzip.compress(end.join([version, *filled]) + end * 2 + body + last)
+    data = gzip.compress(FIVE[0]) + member + gzip.compress(FIVE[1])
+    assert facts(read(data)) == facts(one_by_one(data))
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=2000))
 def test_any_bytes_are_read_to_their_end(data: bytes) -> None:
@@ -289,7 +344,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @given(mutated(), st.sampled_from([None, 1, 50]))
 def test_mutated_archives_never_raise_and_every_record_is_its_own_or_says_so(data: bytes, step: int | None) -> None:
     found = read(data, step=step)
-    assert [r._replace(block=bytes(r.block)) for r in found] == [r._replace(block=bytes(r.block)) for r in read(data)]
+    assert facts(found) == facts(read(data)) == facts(one_by_one(data))
     starts = [(r.offset, r.inner) for r in found]
     assert starts == sorted(starts)
     assert all(r.offset >= 0 and r.length >= 0 and r.offset + r.length <= len(data) for r in found)
@@ -299,4 +354,5 @@ def test_mutated_archives_never_raise_and_every_record_is_its_own_or_says_so(dat
 
 
 def _pieces(data: bytes) -> list[Piece]:
-    return list(pieces(io.BytesIO(data).read))
+    found = pieces(io.BytesIO(data).read)
+    return [p for f in found for p in ([f.piece(i) for i in range(len(f))] if isinstance(f, Members) else [f])]

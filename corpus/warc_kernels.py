@@ -1,0 +1,107 @@
+"""The kernel of corpus/warc.py: which gzip members hold one WARC record, as it should be, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["heads_of"]
+
+_HEAD = 64 << 10  # the longest head
+_VERSION = np.frombuffer(b"WARC/1.", np.uint8)
+_TYPE = np.frombuffer(b"warc-type", np.uint8)
+_LENGTH = np.frombuffer(b"content-length", np.uint8)
+_DIGITS = 18  # of a length: 63 bits
+
+
+def heads_of(content_B: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
+    """int64 [M, 4]: where in `content_B` a member's block begins, its head ends, and its WARC-Type begins and ends.
+
+    The block begins at 0 where the member is anything but a head with lines that end in CR LF, one WARC-Type and one
+    Content-Length, as many bytes of block, and CR LF twice: those take a closer look.
+    """
+    out_M4 = np.zeros((len(ends_S) - 1, 4), np.int64)
+    _heads(content_B, ends_S, out_M4)
+    return out_M4
+
+
+@njit(cache=True, nogil=True)
+def _heads(content_B, ends_S, out_M4):  # type: ignore[no-untyped-def]
+    for m in range(len(ends_S) - 1):
+        start, stop = ends_S[m], ends_S[m + 1]
+        head_end, kind_start, kind_stop, size = _head(content_B, start, min(stop, start + _HEAD))
+        block = head_end + 4
+        if head_end and block + size + 4 == stop and _is_blank(content_B, stop - 4):
+            out_M4[m, 0], out_M4[m, 1], out_M4[m, 2], out_M4[m, 3] = block, head_end, kind_start, kind_stop
+
+
+@njit(cache=True, nogil=True)
+def _is_blank(b, at):  # type: ignore[no-untyped-def]
+    return b[at] == 13 and b[at + 1] == 10 and b[at + 2] == 13 and b[at + 3] == 10
+
+
+@njit(cache=True, nogil=True)
+def _head(b, start, stop):  # type: ignore[no-untyped-def]
+    """(its end before CR LF CR LF, its WARC-Type's start, and end, its Content-Length); its end 0 if it is not plain."""
+    nothing = (np.int64(0), np.int64(0), np.int64(0), np.int64(-1))
+    if stop - start < len(_VERSION) + 4:
+        return nothing
+    for i in range(len(_VERSION)):
+        if b[start + i] != _VERSION[i]:
+            return nothing
+    at = start + len(_VERSION)
+    if not 48 <= b[at] <= 57:
+        return nothing
+    while at < stop - 4 and 48 <= b[at] <= 57:
+        at += 1
+    kind_start, kind_stop, size = np.int64(0), np.int64(0), np.int64(-1)
+    while at < stop - 3:  # at the end of a line
+        if b[at] != 13 or b[at + 1] != 10:
+            return nothing
+        if b[at + 2] == 13 and b[at + 3] == 10:
+            return (at, kind_start, kind_stop, size) if kind_stop and size >= 0 else nothing
+        line = at + 2
+        at = line
+        while at < stop and b[at] != 58 and 32 < b[at] < 127:  # a name; anything else in it takes Python's eye
+            at += 1
+        if at == stop or b[at] != 58:
+            return nothing
+        name_stop = at
+        at += 1
+        while at < stop and (b[at] == 32 or b[at] == 9):
+            at += 1
+        if _is_name(b, line, name_stop, _TYPE):
+            if kind_stop:
+                return nothing
+            kind_start = at
+            while at < stop and (48 <= b[at] <= 57 or 97 <= (b[at] | 32) <= 122 or b[at] == 95):
+                at += 1
+            kind_stop = at
+            if kind_start == kind_stop:
+                return nothing
+        elif _is_name(b, line, name_stop, _LENGTH):
+            if size >= 0:
+                return nothing
+            digits = at
+            size = np.int64(0)
+            while at < stop and 48 <= b[at] <= 57 and at - digits < _DIGITS:
+                size = size * 10 + (np.int64(b[at]) - 48)
+                at += 1
+            if at == digits:
+                return nothing
+        else:
+            while at < stop and b[at] != 10:
+                at += 1
+            at -= 1
+    return nothing
+
+
+@njit(cache=True, nogil=True)
+def _is_name(b, start, stop, name):  # type: ignore[no-untyped-def]
+    if stop - start != len(name):
+        return False
+    for i in range(len(name)):
+        c = b[start + i]
+        if c != name[i] and (c | 32 != name[i] or not 65 <= c <= 90):
+            return False
+    return True
