@@ -105,9 +105,8 @@ class _Window:
             raise self.failure
         if not size:
             return False
-        more = parts[0] if len(parts) == 1 else b"".join(parts)
         gone = max(0, self.at - _KEEP)
-        self.data = self.data[gone:] + more
+        self.data = b"".join((memoryview(self.data)[gone:], *parts))
         self.start += gone
         self.at -= gone
         self.starts = None

@@ -55,21 +55,21 @@ def parse(block: memoryview | bytes) -> Response:
     """Never fails. Interim responses (1xx) are passed over. A head that never ends is one without a body."""
     view = memoryview(block)
     while True:
-        head_B = np.frombuffer(view, np.uint8)
-        head_B.flags.writeable = False  # numba would compile the kernel for both
-        status, start, *spans = scan_head(head_B, _HEAD)
+        found = scan_head(np.frombuffer(view.toreadonly(), np.uint8), _HEAD)  # numba would compile it for both kinds
+        status, start = found[:2]
         if status < 0:
             return Response(None, {}, view)
         if status >= 200 or status < 100:
-            return Response(status, _headers(view, spans), view[start:])
+            return Response(status, _headers(view, found[2:]), view[start:])
         view = view[start:]
 
 
-def _headers(head: memoryview, spans: list[int]) -> dict[bytes, bytes]:
+def _headers(head: memoryview, spans: tuple[int, ...]) -> dict[bytes, bytes]:
+    """spans: where each of NAMES begins and ends."""
     headers: dict[bytes, bytes] = {}
-    for name, start, stop in zip(NAMES, spans[::2], spans[1::2], strict=True):
-        if stop:
-            value = bytes(head[start:stop])
+    for i, name in enumerate(NAMES):
+        if stop := spans[2 * i + 1]:
+            value = bytes(head[spans[2 * i] : stop])
             headers[name] = (_FOLD.sub(b" ", value) if b"\n" in value else value).strip()
     return headers
 

@@ -20,13 +20,12 @@ Reference: ISO 28500:2017 (WARC 1.1); Internet Archive's ARC version 1 (1996).
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from corpus.gzip_members import Members, Piece, pieces
-from corpus.warc_kernels import heads_of
+from corpus.warc_kernels import CODES, heads_of
 
 __all__ = ["KINDS", "Record", "records"]
 
@@ -300,13 +299,12 @@ def _alone(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Iterator[Recor
         content = members.content_B.data
         at = ahead = feed.next_one - 1
         while at < len(members):
-            block, head_end, kind_start, kind_stop = feed.heads[at]
-            if not block:
+            code, head_end, block, size = feed.heads[at]
+            if not code:
                 break
-            kind = _kind(content[kind_start:kind_stop].tobytes())
-            offset, head = feed.starts[at], feed.ends[at]
+            kind, offset, head = CODES[code], feed.starts[at], feed.ends[at]
             at += 1
-            length, size = feed.starts[at] - offset, feed.ends[at] - 4 - block
+            length = feed.starts[at] - offset
             if kind in kinds:
                 kept = content[block : block + min(size, limit)]
                 yield Record(kind, offset, length, 0, _Headers(content[head:head_end]), kept, size)
@@ -316,11 +314,6 @@ def _alone(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Iterator[Recor
             return
         feed.next_one = at
         cursor.ahead = feed.take()
-
-
-@functools.lru_cache(64)
-def _kind(name: bytes) -> str:
-    return name.decode("ascii").lower()
 
 
 def _record(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Record:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["heads_of"]
+__all__ = ["CODES", "heads_of"]
 
+CODES = ("", "warcinfo", "request", "response", "metadata", "revisit", "resource", "conversion")
 _HEAD = 64 << 10  # the longest head
 _VERSION = np.frombuffer(b"WARC/1.", np.uint8)
 _TYPE = np.frombuffer(b"warc-type", np.uint8)
 _LENGTH = np.frombuffer(b"content-length", np.uint8)
+_NAMES = np.frombuffer("".join(CODES).encode(), np.uint8)
+_NAMES_END = np.cumsum([len(name) for name in CODES])
 _DIGITS = 18  # of a length: 63 bits
 
 
 def heads_of(content_B: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
-    """int64 [M, 4]: where in `content_B` a member's block begins, its head ends, and its WARC-Type begins and ends.
+    """int64 [M, 4]: of each member's record its kind, an index of CODES; where its head ends, its block begins; the block's size.
 
-    The block begins at 0 where the member is anything but a head with lines that end in CR LF, one WARC-Type and one
-    Content-Length, as many bytes of block, and CR LF twice: those take a closer look.
+    Kind 0 is whatever takes a closer look: anything but a head with lines that end in CR LF, one WARC-Type of those known, one
+    Content-Length, as many bytes of block, and CR LF twice.
     """
     out_M4 = np.zeros((len(ends_S) - 1, 4), np.int64)
     _heads(content_B, ends_S, out_M4)
@@ -29,10 +32,10 @@ def heads_of(content_B: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
 def _heads(content_B, ends_S, out_M4):  # type: ignore[no-untyped-def]
     for m in range(len(ends_S) - 1):
         start, stop = ends_S[m], ends_S[m + 1]
-        head_end, kind_start, kind_stop, size = _head(content_B, start, min(stop, start + _HEAD))
+        head_end, kind, size = _head(content_B, start, min(stop, start + _HEAD))
         block = head_end + 4
         if head_end and block + size + 4 == stop and _is_blank(content_B, stop - 4):
-            out_M4[m, 0], out_M4[m, 1], out_M4[m, 2], out_M4[m, 3] = block, head_end, kind_start, kind_stop
+            out_M4[m, 0], out_M4[m, 1], out_M4[m, 2], out_M4[m, 3] = kind, head_end, block, size
 
 
 @njit(cache=True, nogil=True)
@@ -42,8 +45,8 @@ def _is_blank(b, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _head(b, start, stop):  # type: ignore[no-untyped-def]
-    """(its end before CR LF CR LF, its WARC-Type's start, and end, its Content-Length); its end 0 if it is not plain."""
-    nothing = (np.int64(0), np.int64(0), np.int64(0), np.int64(-1))
+    """(its end before CR LF CR LF, its WARC-Type's code, its Content-Length); all 0 if it is not plain."""
+    nothing = (np.int64(0), np.int64(0), np.int64(0))
     if stop - start < len(_VERSION) + 4:
         return nothing
     for i in range(len(_VERSION)):
@@ -54,12 +57,12 @@ def _head(b, start, stop):  # type: ignore[no-untyped-def]
         return nothing
     while at < stop - 4 and 48 <= b[at] <= 57:
         at += 1
-    kind_start, kind_stop, size = np.int64(0), np.int64(0), np.int64(-1)
+    kind, size = np.int64(0), np.int64(-1)
     while at < stop - 3:  # at the end of a line
         if b[at] != 13 or b[at + 1] != 10:
             return nothing
         if b[at + 2] == 13 and b[at + 3] == 10:
-            return (at, kind_start, kind_stop, size) if kind_stop and size >= 0 else nothing
+            return (at, kind, size) if kind and size >= 0 else nothing
         line = at + 2
         at = line
         while at < stop and b[at] != 58 and 32 < b[at] < 127:  # a name; anything else in it takes Python's eye
@@ -71,13 +74,13 @@ def _head(b, start, stop):  # type: ignore[no-untyped-def]
         while at < stop and (b[at] == 32 or b[at] == 9):
             at += 1
         if _is_name(b, line, name_stop, _TYPE):
-            if kind_stop:
-                return nothing
-            kind_start = at
-            while at < stop and (48 <= b[at] <= 57 or 97 <= (b[at] | 32) <= 122 or b[at] == 95):
+            value = at
+            while at < stop and b[at] != 13 and b[at] != 10:
                 at += 1
-            kind_stop = at
-            if kind_start == kind_stop:
+            if kind:
+                return nothing
+            kind = _code(b, value, at)
+            if not kind:
                 return nothing
         elif _is_name(b, line, name_stop, _LENGTH):
             if size >= 0:
@@ -105,3 +108,12 @@ def _is_name(b, start, stop, name):  # type: ignore[no-untyped-def]
         if c != name[i] and (c | 32 != name[i] or not 65 <= c <= 90):
             return False
     return True
+
+
+@njit(cache=True, nogil=True)
+def _code(b, start, stop):  # type: ignore[no-untyped-def]
+    """The index in CODES of a WARC-Type; 0 for none of them."""
+    for k in range(1, len(_NAMES_END)):
+        if _is_name(b, start, stop, _NAMES[_NAMES_END[k - 1] : _NAMES_END[k]]):
+            return k
+    return 0
