@@ -18,7 +18,7 @@ _DIGITS = 18  # of a length: 63 bits
 
 
 def heads_of(content_B: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
-    """int64 [M, 4]: of each member's record its kind, an index of CODES; where its head ends, its block begins; the block's size.
+    """int64 [M, 4]: of each member's record its kind, an index of CODES; where the head ends and the block begins; its size.
 
     Kind 0 is whatever takes a closer look: anything but a head with lines that end in CR LF, one WARC-Type of those known, one
     Content-Length, as many bytes of block, and CR LF twice.
