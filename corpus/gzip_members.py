@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -53,7 +54,8 @@ class Piece(NamedTuple):
     plain: bool = False
 
 
-class Members(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Members:
     """M sound members, one right behind another. starts_S: of their bytes in the file; ends_S: of their content; S = M + 1."""
 
     starts_S: np.ndarray
