@@ -36,6 +36,7 @@ _WINDOW = 2 << 20  # of it, before a member that does not end in it is streamed
 _KEEP = 64 << 10  # of it behind the position: damage shows a little after it happened
 _CONTENT = 4 << 20  # of members decompressed together: it stays in a processor's cache until it is looked at
 _MEMBERS = 4096
+_FULL = 3  # LIBDEFLATE_INSUFFICIENT_SPACE
 _STREAM = 1 << 20
 _FILLER = b"\0\r\n"
 
@@ -187,7 +188,7 @@ def _together(window: _Window) -> Members | None:
         found = _inflate(np.frombuffer(window.data, np.uint8), window.at, content_B, starts_S, ends_S)
         if found or window.ended or window.left >= _WINDOW or not window.fill():
             break  # else the first member may go on behind the window
-    if not found:
+    if found < 1:
         return None
     window.at = int(starts_S[found])
     return Members(starts_S[: found + 1] + window.start, ends_S[: found + 1], content_B)
@@ -206,7 +207,7 @@ _release = types.ExternalFunction(_SYMBOLS[2], types.void(types.intp))
 
 @njit(cache=True, nogil=True)
 def _inflate(data_B, at, content_B, starts_S, ends_S):  # type: ignore[no-untyped-def]
-    """How many members from `at` on are sound, not empty, and fit; where they and their contents begin and end.
+    """How many members from `at` on are sound, not empty, and fit; -1: the first does not fit. Fills in where each begins.
 
     libdeflate compares checksum and size, and says how far a member reaches: what stands behind it is not looked at.
     """
@@ -220,6 +221,8 @@ def _inflate(data_B, at, content_B, starts_S, ends_S):  # type: ignore[no-untype
         source, target = data_B[at:], content_B[end:]
         failed = _decompress(state, source.ctypes, source.size, target.ctypes, target.size, used[0:].ctypes, used[1:].ctypes)
         if failed != 0 or used[1] == 0:
+            if failed == _FULL and found == 0:
+                found = -1
             break
         found, at, end = found + 1, at + np.int64(used[0]), end + np.int64(used[1])
         starts_S[found], ends_S[found] = at, end

@@ -76,9 +76,8 @@ def _headers(head: memoryview, spans: tuple[int, ...]) -> dict[bytes, bytes]:
 
 def unpack(response: Response, limit: int) -> Body:
     """The body without its transfer and content codings, the outermost first."""
-    body = Body(response.body)
-    if b"content-encoding" in response.headers or b"transfer-encoding" in response.headers:
-        body = _decoded(response, limit)
+    coded = b"content-encoding" in response.headers or b"transfer-encoding" in response.headers
+    body = _decoded(response, limit) if coded else Body(response.body)
     if len(body.data) > limit:
         return body._replace(data=body.data[: limit + 1], large=True)
     return body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["NAMES", "scan_head"]
+__all__ = ["NAMES", "is_named", "scan_head"]
 
 NAMES = (b"content-type", b"content-encoding", b"transfer-encoding", b"location")
 _TYPE, _ENCODING, _TRANSFER, _LOCATION = (np.frombuffer(name, np.uint8) for name in NAMES)
@@ -78,14 +78,22 @@ def _is_digit(c):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def is_named(b, start, stop, name):  # type: ignore[no-untyped-def]
+    """Whether these bytes are `name`, which is in lower case, in any case."""
+    if stop - start != len(name):
+        return False
+    for i in range(len(name)):
+        c = b[start + i]
+        if c != name[i] and (c | 32 != name[i] or not 65 <= c <= 90):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def _value(b, at, n, name):  # type: ignore[no-untyped-def]
     """(begin, end) of the value if the line at `at` is a header of this name; (0, 0) otherwise."""
-    if at + len(name) >= n:
+    if at + len(name) >= n or not is_named(b, at, at + len(name), name):
         return 0, 0
-    for i in range(len(name)):
-        c = b[at + i]
-        if c != name[i] and (c | 32 != name[i] or not 65 <= c <= 90):
-            return 0, 0
     at += len(name)
     while at < n and (b[at] == 32 or b[at] == 9):
         at += 1

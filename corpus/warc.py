@@ -25,13 +25,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from corpus.gzip_members import Members, Piece, pieces
-from corpus.warc_kernels import CODES, heads_of
+from corpus.warc_kernels import CODES, HEAD, heads_of
 
 __all__ = ["KINDS", "Record", "records"]
 
 KINDS = frozenset(("response", "revisit", "resource", "conversion"))  # whose blocks are pages, or stand for one
 
-_HEAD = 64 << 10  # the longest head
 _BLANK = re.compile(rb"\n\r?\n")
 _SKIP = re.compile(rb"[\r\n\0]*")
 _TYPE = re.compile(rb"\nWARC-Type[ \t]*:[ \t]*(\w+)", re.IGNORECASE)
@@ -211,7 +210,7 @@ class _Cursor:
         No headers of a kind that is not among `kinds`.
         """
         while True:
-            stop = min(len(self.data), self.at + _HEAD)
+            stop = min(len(self.data), self.at + HEAD)
             if (begins := _BEGINS.match(self.data, self.at, stop)) is not None:
                 if not self.data.startswith(b"WARC", self.at):
                     self.at = begins.end()
@@ -221,7 +220,7 @@ class _Cursor:
                     self.at = blank.end()
                     return _warc_head(head, kinds)
             strays = begins is None and len(self.data) - self.at > _LINE
-            if stop - self.at >= _HEAD or not self.more(within=strays):
+            if stop - self.at >= HEAD or not self.more(within=strays):
                 return None
 
     def block(self, size: int, limit: int) -> tuple[memoryview, int]:
@@ -298,7 +297,7 @@ def _alone(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Iterator[Recor
     while (members := feed.members) is not None:
         content = members.content_B.data
         at = ahead = feed.next_one - 1
-        while at < len(members):
+        while at < len(feed.heads):
             code, head_end, block, size = feed.heads[at]
             if not code:
                 break

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["CODES", "heads_of"]
+from corpus.http_kernels import is_named
+
+__all__ = ["CODES", "HEAD", "heads_of"]
 
 CODES = ("", "warcinfo", "request", "response", "metadata", "revisit", "resource", "conversion")
-_HEAD = 64 << 10  # the longest head
+HEAD = 64 << 10  # the longest head
 _VERSION = np.frombuffer(b"WARC/1.", np.uint8)
 _TYPE = np.frombuffer(b"warc-type", np.uint8)
 _LENGTH = np.frombuffer(b"content-length", np.uint8)
@@ -32,7 +34,7 @@ def heads_of(content_B: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
 def _heads(content_B, ends_S, out_M4):  # type: ignore[no-untyped-def]
     for m in range(len(ends_S) - 1):
         start, stop = ends_S[m], ends_S[m + 1]
-        head_end, kind, size = _head(content_B, start, min(stop, start + _HEAD))
+        head_end, kind, size = _head(content_B, start, min(stop, start + HEAD))
         block = head_end + 4
         if head_end and block + size + 4 == stop and _is_blank(content_B, stop - 4):
             out_M4[m, 0], out_M4[m, 1], out_M4[m, 2], out_M4[m, 3] = kind, head_end, block, size
@@ -73,7 +75,7 @@ def _head(b, start, stop):  # type: ignore[no-untyped-def]
         at += 1
         while at < stop and (b[at] == 32 or b[at] == 9):
             at += 1
-        if _is_name(b, line, name_stop, _TYPE):
+        if is_named(b, line, name_stop, _TYPE):
             value = at
             while at < stop and b[at] != 13 and b[at] != 10:
                 at += 1
@@ -82,7 +84,7 @@ def _head(b, start, stop):  # type: ignore[no-untyped-def]
             kind = _code(b, value, at)
             if not kind:
                 return nothing
-        elif _is_name(b, line, name_stop, _LENGTH):
+        elif is_named(b, line, name_stop, _LENGTH):
             if size >= 0:
                 return nothing
             digits = at
@@ -100,20 +102,9 @@ def _head(b, start, stop):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _is_name(b, start, stop, name):  # type: ignore[no-untyped-def]
-    if stop - start != len(name):
-        return False
-    for i in range(len(name)):
-        c = b[start + i]
-        if c != name[i] and (c | 32 != name[i] or not 65 <= c <= 90):
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
 def _code(b, start, stop):  # type: ignore[no-untyped-def]
     """The index in CODES of a WARC-Type; 0 for none of them."""
     for k in range(1, len(_NAMES_END)):
-        if _is_name(b, start, stop, _NAMES[_NAMES_END[k - 1] : _NAMES_END[k]]):
+        if is_named(b, start, stop, _NAMES[_NAMES_END[k - 1] : _NAMES_END[k]]):
             return k
     return 0
