@@ -161,6 +161,26 @@ inline void __syncwarp() { emulated::pause(emulated::AT_WARP); }
 template <typename T> T __shfl_xor_sync(unsigned, T value, int step) {
   return emulated::exchange(value, [&](auto shown, unsigned lane) { return shown(lane ^ step); });
 }
+template <typename T> T __shfl_up_sync(unsigned, T value, int step) {
+  return emulated::exchange(value, [&](auto shown, unsigned lane) { return shown(lane < unsigned(step) ? lane : lane - step); });
+}
+template <typename T> T __shfl_down_sync(unsigned, T value, int step) {
+  return emulated::exchange(value, [&](auto shown, unsigned lane) { return shown(lane + step < 32 ? lane + step : lane); });
+}
+template <typename T> T __shfl_sync(unsigned, T value, int from) {
+  return emulated::exchange(value, [&](auto shown, unsigned) { return shown(static_cast<unsigned>(from)); });
+}
+template <typename Fold> unsigned reduced(unsigned value, Fold&& fold) {
+  return emulated::exchange(value, [&](auto shown, unsigned) {
+    unsigned found = shown(0);
+    for (unsigned other = 1; other < 32; ++other) found = fold(found, shown(other));
+    return found;
+  });
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return max(a, b); }); }
+inline unsigned __reduce_min_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return min(a, b); }); }
+inline unsigned __reduce_add_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return a + b; }); }
+inline unsigned __reduce_or_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return a | b; }); }
 template <typename T> unsigned __match_any_sync(unsigned, T value) {
   return emulated::exchange(value, [&](auto shown, unsigned lane) {
     unsigned same = 0;
@@ -177,6 +197,8 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
 }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 template <typename T> T __ldg(const T* p) { return *p; }
+template <typename T> T __ldcg(const T* p) { return *p; }
+inline void __threadfence() {}
 template <typename T> void __stcs(T* p, T v) { *p = v; }
 inline int atomicAdd(int* p, int v) {
   *p += v;
@@ -186,3 +208,4 @@ inline int atomicAdd(int* p, int v) {
 #define MOE_LAUNCH(kernel, blocks, threads, stream, ...) \
   (static_cast<void>(stream), emulated::launch(blocks, static_cast<unsigned>(threads), [=] { kernel(__VA_ARGS__); }))
 #define MOE_TRAP() emulated::trap()
+#define MOE_HOLD(v) static_cast<void>(v)

@@ -93,16 +93,6 @@ __global__ void __launch_bounds__(THREADS) combine_backward_kernel(
   }
 }
 
-template <typename Call> int by_k(int k, Call&& f) {
-  switch (k) {
-    case 1: return f(std::integral_constant<int, 1>());
-    case 2: return f(std::integral_constant<int, 2>());
-    case 6: return f(std::integral_constant<int, 6>());
-    case 8: return f(std::integral_constant<int, 8>());
-    default: return f(std::integral_constant<int, 0>());
-  }
-}
-
 template <typename R>
 int combine(
     const R* y, const float* weights, const R* shared, const int32_t* pos, const int32_t* live, R* z, int64_t tokens, int k,

@@ -100,9 +100,9 @@ int gate_forward(
     F* f = balance + static_cast<int64_t>(s) * 3 * r.experts;
     for (int d = 0; d < r.devices; ++d) {
       double mean = 0, there = 0;
-      const double f2 = received_share(r, received[s * r.devices + d], length[s]);
+      const double f2 = received_share<double>(r, received[s * r.devices + d], length[s]);
       for (int e = d * per_device; e < (d + 1) * per_device; ++e) {
-        const double own = sent_share(r, sent[s * r.experts + e], length[s]);
+        const double own = sent_share<double>(r, sent[s * r.experts + e], length[s]);
         const double p = tokens ? share[s * r.experts + e] / static_cast<double>(tokens) : 0;
         sums[0] += own * p;
         mean += own / per_device;

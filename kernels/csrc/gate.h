@@ -1,6 +1,6 @@
-// How the gate's two kernels, gate.cu and gate_backward.cu, hold a token: LANES lanes of a warp, each with EACH experts next to
-// each other in registers, so that a warp works on 32 / LANES tokens and no score leaves it. With one group a lane (V2: 8 groups
-// of 20, V3: 8 of 32) choosing groups takes a handful of shuffles.
+// How the gate's two kernels, gate.cu and gate_backward.cu, hold a token: LANES lanes of a warp, each with EACH experts in
+// registers, so that a warp works on 32 / LANES tokens. What limits these kernels is the number of instructions, not memory: what
+// is done once a lane (shuffles, addresses) is dear with many lanes, what is done once an expert needs long code with few.
 #pragma once
 
 #include <type_traits>
@@ -9,75 +9,43 @@
 
 namespace moe {
 
-constexpr int TILE = 64;  // tokens of a block
+// The i-th expert of a lane. Vectors of four go round the lanes, so that these read whole lines of memory; or a lane has
+// neighbours, TOGETHER, and so whole groups.
+template <int LANES, int EACH, bool TOGETHER> __device__ __forceinline__ int expert_of(int lane, int i) {
+  return TOGETHER ? lane * EACH + i : (i / 4 * LANES + lane) * 4 + i % 4;
+}
 
-template <int LANES> constexpr int AT_A_TIME = THREADS / LANES;  // tokens
-
-// This lane's experts of one token. An expert past the last has score 0, so it is in no sum, and is never chosen.
-template <int LANES, int EACH> struct Token {
-  float logit[EACH], score[EACH];
-  float top, sum, lse, total;  // as in cpu.cpp
-
-  // A token that does not exist has logits 0: its lanes take part in shuffles and write nothing.
-  __device__ __forceinline__ Token(const float* __restrict__ logits, int64_t token, bool there, int lane, const Router& r) {
-    const float* row = logits + token * r.experts + lane * EACH;
-    const int own = r.experts - lane * EACH;  // experts from this lane on
-    if (EACH % 4 == 0 && r.experts % 4 == 0) {
+// A lane's logits, vectors going round. Unless experts fill the lanes, FULL, what is past the last has -inf, whose share is 0. A
+// token that does not exist has 0s: its lanes take part in shuffles and write nothing.
+template <int LANES, int EACH, bool FULL>
+__device__ __forceinline__ void read_logits(float (&own)[EACH], const float* __restrict__ row, bool there, int lane, int experts) {
 #pragma unroll
-      for (int i = 0; i < EACH; i += 4) {
-        float4 v = {0, 0, 0, 0};
-        if (there && i < own) v = __ldg(reinterpret_cast<const float4*>(row + i));
-        logit[i] = v.x, logit[i + 1] = v.y, logit[i + 2] = v.z, logit[i + 3] = v.w;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) logit[i] = there && i < own ? __ldg(row + i) : 0.0f;
+  for (int i = 0; i < EACH; i += 4) {
+    const int e = expert_of<LANES, EACH, false>(lane, i);
+    const float other = there && !FULL ? -INFINITY : 0.0f;
+    float4 v = {other, other, other, other};
+    if (FULL || experts % 4 == 0) {
+      if (there && (FULL || e < experts)) v = __ldg(reinterpret_cast<const float4*>(row + e));
+    } else if (there) {
+      if (e < experts) v.x = __ldg(row + e);
+      if (e + 1 < experts) v.y = __ldg(row + e + 1);
+      if (e + 2 < experts) v.z = __ldg(row + e + 2);
+      if (e + 3 < experts) v.w = __ldg(row + e + 3);
     }
-    top = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < EACH; ++i)
-      if (i < own) top = fmaxf(top, logit[i]);
-    top = max_lanes<LANES>(top);
-    sum = 0;
-#pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-      score[i] = i < own ? expf(logit[i] - top) : 0.0f;
-      sum += score[i];
-    }
-    sum = sum_lanes<LANES>(sum);
-    lse = top + logf(sum);
-    total = 1;
-    if (r.sigmoid) {
-      total = 0;
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) {
-        score[i] = i < own ? sigmoid(logit[i]) : 0.0f;
-        total += score[i];
-      }
-      total = sum_lanes<LANES>(total);
-    } else {
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) score[i] = score[i] / sum;
-    }
+    own[i] = v.x, own[i + 1] = v.y, own[i + 2] = v.z, own[i + 3] = v.w;
   }
-};
+}
 
 struct Segments {
   const int32_t* of;
-  int64_t length;
+  unsigned length;  // there are fewer than 2^31 tokens
   __device__ __forceinline__ int operator()(int64_t token) const {
-    return of ? __ldg(of + token) : static_cast<int>(token / length);
+    return of ? __ldg(of + token) : static_cast<int>(static_cast<unsigned>(token) / length);
+  }
+  // Whether all tokens up to `last` are of segment `number`, of which an earlier one is.
+  __device__ __forceinline__ bool has(int number, int64_t last) const {
+    return of ? __ldg(of + last) == number : last < (static_cast<int64_t>(number) + 1) * length;
   }
 };
-
-// Picks the instance for E experts: fewer lanes a token mean fewer shuffles; 32 experts a lane is what registers hold.
-template <typename Call> int by_experts(int experts, Call&& f) {
-  using std::integral_constant;
-  if (experts <= 64) return f(integral_constant<int, 8>(), integral_constant<int, 8>());
-  if (experts <= 128) return f(integral_constant<int, 8>(), integral_constant<int, 16>());
-  if (experts <= 160) return f(integral_constant<int, 8>(), integral_constant<int, 20>());
-  if (experts <= 256) return f(integral_constant<int, 8>(), integral_constant<int, 32>());
-  return f(integral_constant<int, 32>(), integral_constant<int, 16>());
-}
 
 }  // namespace moe

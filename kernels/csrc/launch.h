@@ -4,6 +4,8 @@
 // and returns the error; the kernel. Nothing here allocates, waits, or adds floats by atomics: the same input gives the same bits.
 #pragma once
 
+#include <type_traits>
+
 #include "entries.h"
 
 #if defined(__CUDACC__)
@@ -12,6 +14,7 @@
 #define MOE_LAUNCH(kernel, blocks, threads, stream, ...) \
   (kernel<<<static_cast<unsigned>(blocks), threads, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__), cudaGetLastError())
 #define MOE_TRAP() __trap()
+#define MOE_HOLD(v) asm("" : "+r"(v))  // in a register: not to be computed again wherever it is used
 #else
 #include "emulated.h"  // of tests/: runs the kernels on a CPU, a fiber a thread
 #endif
@@ -42,7 +45,6 @@ template <typename R> __device__ __forceinline__ void store(R* row, int64_t vect
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(v) / 16); ++i) __stcs(to + i, from[i]);
 }
-
 // --- Sums over lanes: a butterfly, every lane ends with the same bits ------------------------------------------------------
 template <int LANES> __device__ __forceinline__ float sum_lanes(float v) {
 #pragma unroll
@@ -62,6 +64,17 @@ template <typename Call> int by_format(int format, Call&& f) {
     case BF16: return f(static_cast<bf16*>(nullptr));
     case F16: return f(static_cast<f16*>(nullptr));
     default: return BAD_FORMAT;
+  }
+}
+
+// Calls f with k as a constant where an instance is worth its compilation, with 0 for any other.
+template <typename Call> int by_k(int k, Call&& f) {
+  switch (k) {
+    case 1: return f(std::integral_constant<int, 1>());
+    case 2: return f(std::integral_constant<int, 2>());
+    case 6: return f(std::integral_constant<int, 6>());
+    case 8: return f(std::integral_constant<int, 8>());
+    default: return f(std::integral_constant<int, 0>());
   }
 }
 

@@ -1,34 +1,29 @@
 // Rows of tokens to rows grouped by expert: y[pos[t,j]] = x[t]. A row is read once and written K times (scatter): 2TH(1+K)
 // bytes of bf16, where gathering row by row would read it K times.
-#include <type_traits>
-
 #include "launch.h"
 
 namespace moe {
 
-// Each thread moves VECTORS vectors of 16 bytes, THREADS apart, all loaded before the first is stored.
-constexpr int VECTORS = 2;
-
-template <typename R>
+// K is a constant, 0 for any other: then all rows' numbers are asked for, with the vector, before the first is written.
+template <typename R, int K>
 __global__ void __launch_bounds__(THREADS) permute_kernel(
     const R* __restrict__ x, const int32_t* __restrict__ pos, const int32_t* __restrict__ live, R* __restrict__ y,
-    int64_t items, int k, int per_row) {
+    int64_t items, int any_k, int per_row) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;
+  if (item >= items) return;
+  const int k = K ? K : any_k;
   const int alive = live ? __ldg(live) : 0x7fffffff;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * THREADS * VECTORS + threadIdx.x;
-  Vector<R> held[VECTORS];
+  const Vector<R> held = load(x, item);
+  const int64_t token = item / per_row;
+  const int64_t vector = item - token * per_row;
+  constexpr int AT_ONCE = K ? K : 4;
+  for (int from = 0; from < k; from += AT_ONCE) {
+    int row[AT_ONCE];
 #pragma unroll
-  for (int i = 0; i < VECTORS; ++i)
-    if (first + i * THREADS < items) held[i] = load(x, first + i * THREADS);
+    for (int j = 0; j < AT_ONCE; ++j) row[j] = K || from + j < k ? __ldg(pos + token * k + from + j) : 0;
 #pragma unroll
-  for (int i = 0; i < VECTORS; ++i) {
-    const int64_t item = first + i * THREADS;
-    if (item >= items) return;
-    const int64_t token = item / per_row;
-    const int64_t vector = item - token * per_row;
-    for (int j = 0; j < k; ++j) {
-      const int row = __ldg(pos + token * k + j);
-      store(y, static_cast<int64_t>(row) * per_row + vector, row < alive ? held[i] : Vector<R>{});
-    }
+    for (int j = 0; j < AT_ONCE; ++j)
+      if (K || from + j < k) store(y, static_cast<int64_t>(row[j]) * per_row + vector, row[j] < alive ? held : Vector<R>{});
   }
 }
 
@@ -37,8 +32,11 @@ int permute(const R* x, const int32_t* pos, const int32_t* live, R* y, int64_t t
   const int per_row = hidden / VECTOR;
   const int64_t items = tokens * per_row;
   if (!items) return OK;
-  auto kernel = permute_kernel<R>;
-  return MOE_LAUNCH(kernel, blocks_for(items, THREADS * VECTORS), THREADS, stream, x, pos, live, y, items, k, per_row);
+  return by_k(k, [&](auto fixed) {
+    auto kernel = permute_kernel<R, decltype(fixed)::value>;
+    return static_cast<int>(
+        MOE_LAUNCH(kernel, blocks_for(items, THREADS), THREADS, stream, x, pos, live, y, items, k, per_row));
+  });
 }
 
 }  // namespace moe

@@ -2,22 +2,25 @@
 // Two kernels. The first counts the slots of each tile per expert. In the second every block adds up the counts of the tiles
 // before its own, so there is no scan between them, and numbers its slots: a warp takes 32 slots at a time, in order, and a
 // slot's place among equal ones is a population count. Integers only: the order of atomics does not show.
+// A few hundred kilobytes move, so what counts is how long the chain of waits is: loads go out together, scans are short.
 #include "launch.h"
 
 namespace moe {
 
+constexpr int BLOCK = 512, BLOCK_WARPS = BLOCK / 32;
 constexpr int MAX_BINS = MAX_EXPERTS + 1;  // the last bin is nobody's
-constexpr int MOST_TILES = 128;            // the second kernel reads tiles * bins counts in each of its blocks
+constexpr int HELD = 4;                    // slots of a lane that stay in registers
+constexpr int MOST_TILES = 64;             // the second kernel reads tiles * bins counts in each of its blocks
 
 struct Tiles {
-  int64_t slots;  // of a warp; a tile is WARPS times that
+  int64_t slots;  // of a warp; a tile is BLOCK_WARPS times that
   int64_t count;
 };
 
 inline Tiles tiles_for(int64_t slots) {
-  const int64_t each = blocks_for(blocks_for(slots, MOST_TILES), THREADS);
-  const int64_t of_warp = 32 * (each > 4 ? each : 4);
-  return {of_warp, blocks_for(slots, of_warp * WARPS)};
+  const int64_t each = blocks_for(slots, static_cast<int64_t>(MOST_TILES) * BLOCK);
+  const int64_t of_warp = 32 * (each > HELD ? each : HELD);
+  return {of_warp, blocks_for(slots, of_warp * BLOCK_WARPS)};
 }
 
 __device__ __forceinline__ int checked(int expert, int count) {
@@ -25,78 +28,101 @@ __device__ __forceinline__ int checked(int expert, int count) {
   return expert;
 }
 
-__global__ void __launch_bounds__(THREADS) count_kernel(
-    const int32_t* __restrict__ experts, int32_t* __restrict__ counts, int64_t slots, int64_t of_warp, int count) {
+__global__ void __launch_bounds__(BLOCK) count_kernel(
+    const int32_t* __restrict__ experts, int32_t* __restrict__ counts, int64_t slots, int64_t of_tile, int count) {
   __shared__ int bins[MAX_BINS];
-  for (int e = threadIdx.x; e <= count; e += THREADS) bins[e] = 0;
+  for (int e = threadIdx.x; e <= count; e += BLOCK) bins[e] = 0;
   __syncthreads();
-  const int64_t begin = blockIdx.x * of_warp * WARPS;
-  for (int64_t n = begin + threadIdx.x; n < begin + of_warp * WARPS && n < slots; n += THREADS)
-    atomicAdd(&bins[checked(__ldg(experts + n), count)], 1);
+  const int64_t begin = blockIdx.x * of_tile, end = begin + of_tile < slots ? begin + of_tile : slots;
+#pragma unroll 4
+  for (int64_t n = begin + threadIdx.x; n < end; n += BLOCK) atomicAdd(&bins[checked(__ldg(experts + n), count)], 1);
   __syncthreads();
-  for (int e = threadIdx.x; e <= count; e += THREADS) counts[static_cast<int64_t>(blockIdx.x) * (count + 1) + e] = bins[e];
+  for (int e = threadIdx.x; e <= count; e += BLOCK) counts[static_cast<int64_t>(blockIdx.x) * (count + 1) + e] = bins[e];
 }
 
-__global__ void __launch_bounds__(THREADS) number_kernel(
+__global__ void __launch_bounds__(BLOCK) number_kernel(
     const int32_t* __restrict__ experts, const int32_t* __restrict__ counts, int32_t* __restrict__ offs,
     int32_t* __restrict__ pos, int32_t* __restrict__ src, int64_t slots, int64_t of_warp, int count) {
-  __shared__ int next[WARPS][MAX_BINS];  // of each warp and expert: slots in it, then the row of the next
-  __shared__ int starts[MAX_BINS];
-  __shared__ int totals[2][MAX_BINS];
-  const int bins = count + 1, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  // Slots of all tiles, and of those before this one.
-  for (int e = threadIdx.x; e < bins; e += THREADS) {
-    int all = 0, earlier = 0;
-    for (int tile = 0; tile < static_cast<int>(gridDim.x); ++tile) {
-      const int some = __ldg(counts + static_cast<int64_t>(tile) * bins + e);
-      all += some;
-      if (tile < static_cast<int>(blockIdx.x)) earlier += some;
+  __shared__ int next[BLOCK_WARPS][MAX_BINS];  // of each warp and expert: slots in it, then the row of the next
+  __shared__ int all[BLOCK], earlier[BLOCK];
+  __shared__ int of_warps[BLOCK_WARPS], nobodys;
+  const int bins = count + 1, thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const int tiles = gridDim.x, own_tile = blockIdx.x;
+  const int64_t begin = (static_cast<int64_t>(own_tile) * BLOCK_WARPS + warp) * of_warp;
+  const int64_t end = begin + of_warp < slots ? begin + of_warp : slots;
+  auto expert_of = [&](int64_t n) { return n < end ? __ldg(experts + n) : -1; };
+  int held[HELD];  // the first of the lane's slots, mostly all, asked for before anything else
+#pragma unroll
+  for (int i = 0; i < HELD; ++i) held[i] = expert_of(begin + i * 32 + lane);
+  for (int e = lane; e < bins; e += 32) next[warp][e] = 0;
+  __syncwarp();
+  // Slots of all tiles, and of those before this one; threads share the tiles of an expert.
+  const int columns = (count + 31) / 32 * 32, parts = BLOCK / columns;
+  const int column = thread % columns, part = thread / columns;
+  int total = 0, before = 0;
+  if (part < parts && column < count)
+#pragma unroll 16
+    for (int tile = part; tile < tiles; tile += parts) {
+      const int some = __ldg(counts + static_cast<int64_t>(tile) * bins + column);
+      total += some;
+      before += tile < own_tile ? some : 0;
     }
-    totals[0][e] = all;
-    starts[e] = earlier;
-    for (int w = 0; w < WARPS; ++w) next[w][e] = 0;
-  }
-  __syncthreads();
-  // Inclusive scan of the totals over experts, doubling the reach.
-  int now = 0;
-  for (int reach = 1; reach < bins; reach *= 2) {
-    for (int e = threadIdx.x; e < bins; e += THREADS)
-      totals[1 - now][e] = totals[now][e] + (e >= reach ? totals[now][e - reach] : 0);
-    now = 1 - now;
-    __syncthreads();
-  }
-  for (int e = threadIdx.x; e < bins; e += THREADS) {
-    const int before = e ? totals[now][e - 1] : 0;
-    starts[e] += before;
-    if (blockIdx.x == 0) offs[e] = before;
+  all[thread] = total, earlier[thread] = before;
+  if (warp == BLOCK_WARPS - 1) {  // slots of nobody before this tile
+    unsigned some = 0;
+    for (int tile = lane; tile < own_tile; tile += 32) some += __ldg(counts + static_cast<int64_t>(tile) * bins + count);
+    some = __reduce_add_sync(ALL, some);
+    if (lane == 0) nobodys = static_cast<int>(some);
   }
   // Slots of each warp.
-  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * WARPS + warp) * of_warp;
-  const int64_t end = begin + of_warp < slots ? begin + of_warp : slots;
-  for (int64_t n = begin + lane; n < end; n += 32) atomicAdd(&next[warp][__ldg(experts + n)], 1);
+#pragma unroll
+  for (int i = 0; i < HELD; ++i)
+    if (held[i] >= 0) atomicAdd(&next[warp][held[i]], 1);
+  for (int64_t n = begin + HELD * 32 + lane; n < end; n += 32) atomicAdd(&next[warp][expert_of(n)], 1);
   __syncthreads();
-  for (int e = threadIdx.x; e < bins; e += THREADS) {
-    int row = starts[e];
-    for (int w = 0; w < WARPS; ++w) {
-      const int own = next[w][e];
-      next[w][e] = row;
-      row += own;
-    }
+  // Where each expert begins: an exclusive scan, over lanes, then over warps.
+  total = before = 0;
+  if (thread < columns)
+    for (int p = 0; p < parts; ++p) total += all[thread + p * columns], before += earlier[thread + p * columns];
+  int sum = total;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(ALL, sum, step);
+    if (lane >= step) sum += other;
   }
+  if (lane == 31) of_warps[warp] = sum;
   __syncthreads();
-  for (int64_t n = begin + lane; n - lane < end; n += 32) {
-    const int expert = n < end ? __ldg(experts + n) : -1;
+#pragma unroll
+  for (int w = 0; w < BLOCK_WARPS; ++w) sum += w < warp ? of_warps[w] : 0;
+  auto begin_rows = [&](int e, int first, int row) {  // rows of an expert, and of each warp's slots of it
+    if (own_tile == 0) offs[e] = first;
+    int some[BLOCK_WARPS];
+#pragma unroll
+    for (int w = 0; w < BLOCK_WARPS; ++w) some[w] = next[w][e];
+#pragma unroll
+    for (int w = 0; w < BLOCK_WARPS; ++w) {
+      next[w][e] = row;
+      row += some[w];
+    }
+  };
+  if (thread < count) begin_rows(thread, sum - total, sum - total + before);
+  if (thread == count - 1) begin_rows(count, sum, sum + nobodys);
+  __syncthreads();
+  auto put = [&](int64_t n, int expert) {
     const unsigned same = __match_any_sync(ALL, expert);
     const int rank = __popc(same & ((1u << lane) - 1));
-    const int row = n < end ? next[warp][expert] + rank : 0;
+    const int row = expert >= 0 ? next[warp][expert] + rank : 0;
     __syncwarp();
-    if (n < end && rank == 0) next[warp][expert] += __popc(same);
-    __syncwarp();
-    if (n < end) {
+    if (expert >= 0) {
+      if (rank == 0) next[warp][expert] = row + __popc(same);
       pos[n] = row;
       src[row] = static_cast<int32_t>(n);
     }
-  }
+    __syncwarp();
+  };
+#pragma unroll
+  for (int i = 0; i < HELD; ++i) put(begin + i * 32 + lane, held[i]);
+  for (int64_t n = begin + HELD * 32 + lane; n - lane < end; n += 32) put(n, expert_of(n));
 }
 
 inline int route(
@@ -104,9 +130,10 @@ inline int route(
   const Tiles tiles = tiles_for(slots);
   // No slot still makes one block, which writes the offsets.
   const int64_t blocks = tiles.count ? tiles.count : 1;
-  int error = MOE_LAUNCH(count_kernel, blocks, THREADS, stream, experts, counts, slots, tiles.slots, count);
+  const int64_t of_tile = tiles.slots * BLOCK_WARPS;
+  int error = MOE_LAUNCH(count_kernel, blocks, BLOCK, stream, experts, counts, slots, of_tile, count);
   if (error) return error;
-  return MOE_LAUNCH(number_kernel, blocks, THREADS, stream, experts, counts, offs, pos, src, slots, tiles.slots, count);
+  return MOE_LAUNCH(number_kernel, blocks, BLOCK, stream, experts, counts, offs, pos, src, slots, tiles.slots, count);
 }
 
 }  // namespace moe

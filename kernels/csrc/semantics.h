@@ -83,15 +83,17 @@ template <> MOE_BOTH f16 narrow<f16>(float v) {
 // --- Order of choice ----------------------------------------------------------------------------------------------------
 // Larger value, larger key; equal values, also 0 and -0, equal keys; NaN above everything; 0 is the key of nothing.
 MOE_BOTH uint32_t order_key(float v) {
-  if (v != v) return 0xffffffffu;
-  v += 0.0f;  // -0 + 0 is 0
 #if defined(__CUDA_ARCH__)
-  uint32_t bits = __float_as_uint(v);
+  // -0 + 0 is 0, and any NaN + 0 is 0x7fffffff (PTX ISA, add.f32), whose key below is 0xffffffff.
+  const uint32_t bits = __float_as_uint(v + 0.0f);
+  return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
 #else
+  if (v != v) return 0xffffffffu;
+  v += 0.0f;
   uint32_t bits;
   std::memcpy(&bits, &v, 4);
-#endif
   return bits >> 31 ? ~bits : bits | 0x80000000u;
+#endif
 }
 MOE_BOTH uint64_t order_key(double v) {
   if (v != v) return ~0ull;
@@ -142,6 +144,26 @@ struct Router {
   double scale;
 };
 
+// Of a logit less the largest one. On a GPU two instructions: relative error at most 6e-8 times its size, and 0 below 1e-38.
+MOE_BOTH float fast_exp(float v) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v * 1.4426950408889634f));
+  return power;
+#else
+  return std::exp(v);
+#endif
+}
+
+// 1 / v, for v from 1 to 512 (a sum of scores whose largest is 1) or of sigmoids; at most two units in the last place off.
+MOE_BOTH float fast_inverse(float v) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(1.0f, v);
+#else
+  return 1.0f / v;
+#endif
+}
+
 template <typename F> MOE_BOTH F sigmoid(F logit) { return F(1) / (F(1) + exp(-logit)); }
 
 constexpr double TINY = 1e-20;  // DeepSeek-V3's guard when weights are renormalised
@@ -153,11 +175,11 @@ template <typename Key> MOE_BOTH Key group_key(Key best, Key second, int top2) {
 
 // --- Balance (DeepSeek-V2, equations 23-31) -------------------------------------------------------------------------------
 // Of a segment of `length` tokens: f_e, and f''_d; f'_d is the mean of f_e over the device's experts.
-MOE_BOTH double sent_share(const Router& r, int sent, int length) {
-  return static_cast<double>(sent) * r.experts / (static_cast<double>(r.k) * (length > 0 ? length : 1));
+template <typename F> MOE_BOTH F sent_share(const Router& r, int sent, int length) {
+  return F(sent) * F(r.experts) / (F(r.k) * F(length > 0 ? length : 1));
 }
-MOE_BOTH double received_share(const Router& r, int received, int length) {
-  return static_cast<double>(received) * r.devices / (static_cast<double>(r.top_devices) * (length > 0 ? length : 1));
+template <typename F> MOE_BOTH F received_share(const Router& r, int received, int length) {
+  return F(received) * F(r.devices) / (F(r.top_devices) * F(length > 0 ? length : 1));
 }
 // d loss / d share of expert e: `balance` holds f, f', f'' of its segment and expert, d the gradients of the four losses.
 template <typename F> MOE_BOTH F share_gradient(F f, F f1, F f2, const F* d, F per_token) {
