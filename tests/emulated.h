@@ -164,23 +164,13 @@ template <typename T> T __shfl_xor_sync(unsigned, T value, int step) {
 template <typename T> T __shfl_up_sync(unsigned, T value, int step) {
   return emulated::exchange(value, [&](auto shown, unsigned lane) { return shown(lane < unsigned(step) ? lane : lane - step); });
 }
-template <typename T> T __shfl_down_sync(unsigned, T value, int step) {
-  return emulated::exchange(value, [&](auto shown, unsigned lane) { return shown(lane + step < 32 ? lane + step : lane); });
-}
-template <typename T> T __shfl_sync(unsigned, T value, int from) {
-  return emulated::exchange(value, [&](auto shown, unsigned) { return shown(static_cast<unsigned>(from)); });
-}
-template <typename Fold> unsigned reduced(unsigned value, Fold&& fold) {
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
   return emulated::exchange(value, [&](auto shown, unsigned) {
-    unsigned found = shown(0);
-    for (unsigned other = 1; other < 32; ++other) found = fold(found, shown(other));
-    return found;
+    unsigned sum = 0;
+    for (unsigned other = 0; other < 32; ++other) sum += shown(other);
+    return sum;
   });
 }
-inline unsigned __reduce_max_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return max(a, b); }); }
-inline unsigned __reduce_min_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return min(a, b); }); }
-inline unsigned __reduce_add_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return a + b; }); }
-inline unsigned __reduce_or_sync(unsigned, unsigned v) { return reduced(v, [](unsigned a, unsigned b) { return a | b; }); }
 template <typename T> unsigned __match_any_sync(unsigned, T value) {
   return emulated::exchange(value, [&](auto shown, unsigned lane) {
     unsigned same = 0;

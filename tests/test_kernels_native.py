@@ -126,7 +126,7 @@ def same_as_reference(gate: Gate, logits: Tensor, documents: bool, device: str, 
     (experts, *seen), (expected_experts, *expected) = results
     assert torch.equal(experts, expected_experts)
     for one, other in zip(seen, expected, strict=True):
-        torch.testing.assert_close(one.to(WIDE), other, rtol=2e-5, atol=5e-7)
+        torch.testing.assert_close(one.to(WIDE), other, rtol=2e-5, atol=2e-7)
 
 
 def test_odd_logits_are_what_the_reference_makes_of_them(device: str) -> None:

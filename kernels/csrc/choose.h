@@ -73,7 +73,7 @@ __device__ __forceinline__ bool close_groups(
 }
 
 // The K largest, from keys whose lowest bits are LOW - expert, so that all differ: a round is the largest key below the last one
-// found, two instructions an expert. Right unless two keys next to each other differ in those bits only; returns whether so.
+// found, on Hopper one instruction an expert. Right unless two keys next to each other differ in those bits only; returns whether so.
 template <int LANES, int EACH>
 __device__ __forceinline__ bool choose_packed(const uint32_t (&key)[EACH], uint16_t* slots, int lane, int k, uint32_t low) {
   uint32_t last = 0, least = ~0u;  // least: of the differences between neighbours

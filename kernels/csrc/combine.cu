@@ -1,7 +1,5 @@
 // A token's rows, weighted and added up: z[t] = shared[t] + sum of weights[t,j] * y[pos[t,j]], j = 0..K-1 in order, in fp32,
 // rounded once. Without weights it is the backward of permute. And its own backward: dy row by row, and one dot product a slot.
-#include <type_traits>
-
 #include "launch.h"
 
 namespace moe {

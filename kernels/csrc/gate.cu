@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
   const float scale = static_cast<float>(r.scale);
   const bool by_logit = PLAIN || (!r.sigmoid && !bias);
   const bool sigmoids = !PLAIN && r.sigmoid;
+  auto device_of = [&](unsigned expert) { return expert * inverse >> 18; };
   const int column = thread % P::WIDTH, part = thread / P::WIDTH;
   float share[P::COLUMNS] = {}, z = 0;
 #pragma unroll 1
@@ -55,16 +56,9 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
     float own[EACH];
     read_logits<LANES, EACH, PLAIN>(own, row, there, lane, r.experts);
     if constexpr (TOGETHER) {
-#pragma unroll
-      for (int i = 0; i < EACH; i += 4)
-        *reinterpret_cast<float4*>(&rows[place][expert_of<LANES, EACH, false>(lane, i)]) =
-            float4{own[i], own[i + 1], own[i + 2], own[i + 3]};
+      put_row<LANES, EACH, false>(rows[place], own, lane);
       __syncwarp();
-#pragma unroll
-      for (int i = 0; i < EACH; i += 4) {
-        const float4 v = *reinterpret_cast<const float4*>(&rows[place][lane * EACH + i]);
-        own[i] = v.x, own[i + 1] = v.y, own[i + 2] = v.z, own[i + 3] = v.w;
-      }
+      get_row<LANES, EACH, true>(own, rows[place], lane);
     }
     float top = 0, norm = 1;
     if (!by_logit) {
@@ -80,9 +74,9 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
       }
     }
     auto key_of = [&](int i) {
-      if (by_logit) return order_key(own[i]);
       const int e = expert_of<LANES, EACH, TOGETHER>(lane, i);
-      if (e >= r.experts) return 0u;
+      if (!PLAIN && e >= r.experts) return 0u;
+      if (by_logit) return order_key(own[i]);
       const float score = sigmoids ? sigmoid(own[i]) : expf(own[i] - top) / norm;
       return order_key(score + (bias ? __ldg(bias + e) : 0.0f));
     };
@@ -100,7 +94,7 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
     }
     if (__ballot_sync(ALL, alike && there)) {
 #pragma unroll
-      for (int i = 0; i < EACH; ++i) key[i] = PLAIN || expert_of<LANES, EACH, TOGETHER>(lane, i) < r.experts ? key_of(i) : 0u;
+      for (int i = 0; i < EACH; ++i) key[i] = key_of(i);
       if constexpr (GROUPS != NONE) close_groups<LANES, EACH, GROUPS>(key, keys[GROUPS == ANY ? place : 0], lane, r, 0);
       choose_exactly<LANES, EACH, TOGETHER>(key, slots[place], lane, k);
     }
@@ -123,10 +117,7 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
       total = sum_lanes<LANES>(total);
     }
     norm = fast_inverse(total);
-#pragma unroll
-    for (int i = 0; i < EACH; i += 4)
-      *reinterpret_cast<float4*>(&rows[place][expert_of<LANES, EACH, TOGETHER>(lane, i)]) =
-          float4{own[i], own[i + 1], own[i + 2], own[i + 3]};
+    put_row<LANES, EACH, TOGETHER>(rows[place], own, lane);
     if (lane == 0) {
       norms[place] = there ? norm : 0.0f;
       if (there) {
@@ -153,7 +144,7 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
         experts[at * k + j] = expert;
         weights[at * k + j] = weight_of(expert) * factor;
         atomicAdd(&sent[expert], 1);
-        bits |= 1u << (expert * inverse >> 18 & 31);
+        bits |= 1u << (device_of(expert) & 31);
       }
     }
     if (r.devices <= 32) {
@@ -164,9 +155,9 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
         if (bits >> d & 1) atomicAdd(&received[d], 1);
     } else if (there) {
       for (int j = lane; j < k; j += LANES) {
-        const unsigned device = slots[place][j] * inverse >> 18;
+        const unsigned device = device_of(slots[place][j]);
         bool again = false;
-        for (int before = 0; before < j; ++before) again |= slots[place][before] * inverse >> 18 == device;
+        for (int before = 0; before < j; ++before) again |= device_of(slots[place][before]) == device;
         if (!again) atomicAdd(&received[device], 1);
       }
     }
@@ -207,7 +198,7 @@ template <int N> using number = std::integral_constant<int, N>;
 
 // Picks the instance.
 template <typename Call> int by_router(const Router& r, Call&& f) {
-  auto grouped = [&](auto lanes, auto each) {
+  return by_experts<4>(r.experts, [&](auto lanes, auto each) {
     constexpr int LANES = decltype(lanes)::value, WIDTH = LANES * decltype(each)::value;
     if (r.groups == 1) return f(lanes, each, number<NONE>());
     if constexpr (LANES < 32) {
@@ -216,12 +207,7 @@ template <typename Call> int by_router(const Router& r, Call&& f) {
         if (r.experts == WIDTH && r.groups == 2 * LANES) return f(lanes, each, number<2>());
     }
     return f(lanes, each, number<ANY>());
-  };
-  if (r.experts <= 64) return grouped(number<4>(), number<16>());
-  if (r.experts <= 128) return grouped(number<8>(), number<16>());
-  if (r.experts <= 160) return grouped(number<8>(), number<20>());
-  if (r.experts <= 256) return grouped(number<8>(), number<32>());
-  return grouped(number<32>(), number<16>());
+  });
 }
 
 inline int gate_forward(
@@ -236,7 +222,7 @@ inline int gate_forward(
     if (GROUPS != ANY && plain) kernel = choose_kernel<LANES, EACH, GROUPS, GROUPS != ANY>;
     constexpr int threads = Plan<LANES, EACH, GROUPS>::BLOCK;
     const unsigned per_device = r.experts / r.devices;
-    const unsigned inverse = ((1u << 18) + per_device - 1) / per_device;  // e * inverse >> 18 is e / per_device, for e below 512
+    const unsigned inverse = ((1u << 18) + per_device - 1) / per_device;  // device_of(e) is e / per_device, for e below 512
     return static_cast<int>(
         MOE_LAUNCH(kernel, tiles, threads, stream, logits, bias, experts, weights, scratch, r, tokens, inverse));
   });

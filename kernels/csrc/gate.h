@@ -3,8 +3,6 @@
 // is done once a lane (shuffles, addresses) is dear with many lanes, what is done once an expert needs long code with few.
 #pragma once
 
-#include <type_traits>
-
 #include "launch.h"
 
 namespace moe {
@@ -36,6 +34,22 @@ __device__ __forceinline__ void read_logits(float (&own)[EACH], const float* __r
   }
 }
 
+// A lane's values, one an expert, from and to a row of shared memory.
+template <int LANES, int EACH, bool TOGETHER>
+__device__ __forceinline__ void get_row(float (&own)[EACH], const float* row, int lane) {
+#pragma unroll
+  for (int i = 0; i < EACH; i += 4) {
+    const float4 v = *reinterpret_cast<const float4*>(row + expert_of<LANES, EACH, TOGETHER>(lane, i));
+    own[i] = v.x, own[i + 1] = v.y, own[i + 2] = v.z, own[i + 3] = v.w;
+  }
+}
+template <int LANES, int EACH, bool TOGETHER>
+__device__ __forceinline__ void put_row(float* row, const float (&own)[EACH], int lane) {
+#pragma unroll
+  for (int i = 0; i < EACH; i += 4)
+    *reinterpret_cast<float4*>(row + expert_of<LANES, EACH, TOGETHER>(lane, i)) = float4{own[i], own[i + 1], own[i + 2], own[i + 3]};
+}
+
 struct Segments {
   const int32_t* of;
   unsigned length;  // there are fewer than 2^31 tokens
@@ -47,5 +61,15 @@ struct Segments {
     return of ? __ldg(of + last) == number : last < (static_cast<int64_t>(number) + 1) * length;
   }
 };
+
+// Calls f with lanes a token and experts a lane for E experts: FEW lanes for up to 64; 32 experts a lane is what registers hold.
+template <int FEW, typename Call> int by_experts(int experts, Call&& f) {
+  using std::integral_constant;
+  if (experts <= 64) return f(integral_constant<int, FEW>(), integral_constant<int, 64 / FEW>());
+  if (experts <= 128) return f(integral_constant<int, 8>(), integral_constant<int, 16>());
+  if (experts <= 160) return f(integral_constant<int, 8>(), integral_constant<int, 20>());
+  if (experts <= 256) return f(integral_constant<int, 8>(), integral_constant<int, 32>());
+  return f(integral_constant<int, 32>(), integral_constant<int, 16>());
+}
 
 }  // namespace moe

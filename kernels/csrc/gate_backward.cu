@@ -75,15 +75,13 @@ __global__ void __launch_bounds__(THREADS) gate_backward_kernel(
   __syncwarp();
   // By way of the shares.
   const int number = alone || !there ? only : segment(begin + place);
+  if (alone) {
+    get_row<LANES, EACH, false>(d, common, lane);
+  } else {
 #pragma unroll
-  for (int i = 0; i < EACH; i += 4) {
-    const int e = expert_of<LANES, EACH, false>(lane, i);
-    if (alone) {
-      const float4 v = *reinterpret_cast<const float4*>(common + e);
-      d[i] = v.x, d[i + 1] = v.y, d[i + 2] = v.z, d[i + 3] = v.w;
-    } else {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) d[i + c] = e + c < r.experts ? of_share(number, e + c) : 0.0f;
+    for (int i = 0; i < EACH; ++i) {
+      const int e = expert_of<LANES, EACH, false>(lane, i);
+      d[i] = e < r.experts ? of_share(number, e) : 0.0f;
     }
   }
   float inner = 0;
@@ -105,8 +103,14 @@ __global__ void __launch_bounds__(THREADS) gate_backward_kernel(
 #pragma unroll
     for (int i = 0; i < EACH; ++i) d[i] = score[i] * (1 - score[i]) * d[i] + dz * soft * fast_exp(own[i] - top);
   } else {
+    // d less its mean. Where one score is nearly 1 that is a small difference of large numbers, so what is left of the mean after the
+    // first pass goes in a second one: that, too, by which the scores' sum misses 1.
+    float mean = 0;
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) inner += d[i] * score[i];
+    for (int i = 0; i < EACH; ++i) mean += d[i] * score[i];
+    mean = sum_lanes<LANES>(mean);
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) d[i] -= mean, inner += d[i] * score[i];
     inner = sum_lanes<LANES>(inner);
 #pragma unroll
     for (int i = 0; i < EACH; ++i) d[i] = score[i] * (d[i] - inner + dz);
@@ -125,22 +129,12 @@ __global__ void __launch_bounds__(THREADS) gate_backward_kernel(
   }
 }
 
-// Picks the instance: 32 experts a lane is what registers hold.
-template <typename Call> int by_experts(int experts, Call&& f) {
-  using std::integral_constant;
-  if (experts <= 64) return f(integral_constant<int, 8>(), integral_constant<int, 8>());
-  if (experts <= 128) return f(integral_constant<int, 8>(), integral_constant<int, 16>());
-  if (experts <= 160) return f(integral_constant<int, 8>(), integral_constant<int, 20>());
-  if (experts <= 256) return f(integral_constant<int, 8>(), integral_constant<int, 32>());
-  return f(integral_constant<int, 32>(), integral_constant<int, 16>());
-}
-
 inline int gate_backward(
     const float* logits, const int32_t* of, const int32_t* experts, const float* balance, const float* dweights,
     const float* dlosses, float* dlogits, const Router& r, int64_t tokens, void* stream) {
   if (!tokens) return OK;
   const Segments segment{of, static_cast<unsigned>(tokens / r.segments)};
-  return by_experts(r.experts, [&](auto lanes, auto each) {
+  return by_experts<8>(r.experts, [&](auto lanes, auto each) {
     constexpr int LANES = decltype(lanes)::value, EACH = decltype(each)::value;
     const bool full = r.experts == LANES * EACH;
     auto kernel = gate_backward_kernel<LANES, EACH, false, false>;

@@ -45,6 +45,7 @@ template <typename R> __device__ __forceinline__ void store(R* row, int64_t vect
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(v) / 16); ++i) __stcs(to + i, from[i]);
 }
+
 // --- Sums over lanes: a butterfly, every lane ends with the same bits ------------------------------------------------------
 template <int LANES> __device__ __forceinline__ float sum_lanes(float v) {
 #pragma unroll

@@ -52,7 +52,7 @@ __device__ __forceinline__ int64_t first_of(const Segments& segment, int number,
 __global__ void __launch_bounds__(WIDE_BLOCK) segments_kernel(
     const float* __restrict__ logits, const int32_t* __restrict__ experts, Segments segment, Scratch scratch,
     float* __restrict__ balance, float* __restrict__ losses, Router r, int64_t tokens) {
-  __shared__ float p[WIDE_BLOCK], f[WIDE_BLOCK];
+  __shared__ float p[WIDE_BLOCK], f[MAX_EXPERTS];
   __shared__ int counts[2][WIDE_BLOCK];
   __shared__ float device_p[MAX_EXPERTS], device_f[MAX_EXPERTS], device_f2[MAX_EXPERTS];
   __shared__ bool last;
