@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from bench.measure import Row, Sample, rate
 from corpus.classifier import Setting, collapse, probability, read_table, train, write_table, write_training
 from corpus.document import text_buffers
+from corpus.recall import HELD_ROW
 from corpus.signals import COLUMNS, WORDS, with_signals
 from corpus.tokenizer import load_encoder, train_bpe
 from stages.score_recall import Reader, score
@@ -75,14 +76,14 @@ def bench(sample: Sample) -> list[Row]:
         train(Path(folder) / "lines", Setting(epochs=1), model)
         scorer = collapse(model, words, LIMIT)
         write_table(Path(folder) / "table.npy", scorer)
-        reader = Reader(encoder, read_table(Path(folder) / "table.npy", words, 3, LIMIT), signals)
+        reader = Reader(encoder, read_table(Path(folder) / "table.npy", words, 3, LIMIT), signals, np.zeros(0, HELD_ROW))
         peer, theirs = fasttext_rate(model, encoded, size)
 
     def look_up() -> list[np.ndarray]:
         return [reader.scorer.logits(ids, ends) for ids, ends in encoded]
 
     ours = rate(look_up, size)
-    whole = rate(lambda: [score(batch, reader, "domain") for batch in batches], size)
+    whole = rate(lambda: [score(batch, reader, "domain", 0) for batch in batches], size)
     gap = float(np.abs(probability(np.concatenate(look_up())) - theirs).max())
     same = f"largest difference of {len(theirs):,} probabilities {gap:.1e}"
     name = "fasttext multilinePredict"

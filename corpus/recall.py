@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from corpus.classifier import probability
 from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError, CorruptFile
@@ -21,6 +23,7 @@ from corpus.shards import StepShards, read_json
 from corpus.step import Step
 
 __all__ = [
+    "HELD",
     "RECORD",
     "SCORES",
     "TOPIC_GROUPS",
@@ -30,12 +33,16 @@ __all__ = [
     "id_keys",
     "logit_of",
     "ranks",
+    "read_array",
     "read_record",
+    "sample_keys",
     "scored",
     "scores_of",
 ]
 
 RECORD = "recall.json"  # what train_recall and select_recall say about a round, in their folders
+HELD = "held.npy"  # of train_recall: HELD_ROW by key, of pages trained on, by a model that had seen none of their site
+HELD_ROW = np.dtype([("key", "<u8"), ("logit", "<f4")])
 TOPIC_GROUPS = "topic_groups.npy"  # of select_recall: sorted hashes of the groups it found to be on topic
 
 SCORES = pa.schema(
@@ -44,7 +51,7 @@ SCORES = pa.schema(
         pa.field("group", pa.string(), nullable=False),  # domain or repository; "" for none
         pa.field("tokens", pa.int32(), nullable=False),  # of the whole text
         pa.field("score", pa.float32(), nullable=False),  # the probability fastText reports
-        pa.field("logit", pa.float32(), nullable=False),  # the same, where probabilities no longer differ
+        pa.field("logit", pa.float32(), nullable=False),  # what ranks: the model's own, or of a page trained on what is held
     ]
 )
 _MARK = "recall_"  # before the names of score columns beside a document's
@@ -59,7 +66,7 @@ def scores_of(engine: Engine, scores: Step) -> StepShards:
 
 @dataclasses.dataclass(frozen=True)
 class Scored(StepShards):
-    """A pool's shards with the columns of SCORES (but the id) as recall_group, recall_tokens, recall_score, recall_logit."""
+    """A pool's shards with recall_group, recall_tokens, recall_logit, of SCORES, and recall_score, that logit's probability."""
 
     scores: StepShards | None = None
 
@@ -72,10 +79,10 @@ class Scored(StepShards):
             first += batch.num_rows
             if not part.column("id").combine_chunks().equals(batch.column("id").cast(pa.string())):
                 raise CorruptFile(f"scores of shard {name} are not of its documents", path=str(self.scores.folder))
-            for field in SCORES:
-                if field.name != "id":
-                    values = part.column(field.name).combine_chunks()
-                    batch = batch.append_column(_MARK + field.name, values)
+            values = {name: part.column(name).combine_chunks() for name in ("group", "tokens", "logit")}
+            values["score"] = pa.array(probability(values["logit"].to_numpy()))
+            for name, value in values.items():
+                batch = batch.append_column(_MARK + name, value)
             yield batch
 
     def only(self, name: str) -> Scored:
@@ -130,3 +137,14 @@ def collected(batch: Any, cut: int | None, mark: str = _MARK) -> np.ndarray:
 def id_keys(ids: Any) -> np.ndarray:
     """uint64 [N]: a hash of each id, to tell the pages of a seed by. 10^7 of them among 10^10 pages: 0.5 % for one mistake."""
     return draw_keys(ids, 0, "recall id")
+
+
+def sample_keys(ids: Any, draw: int) -> np.ndarray:
+    """uint64 [N]: what train_recall draws its pages by, and names them by ever after."""
+    return draw_keys(ids, draw, "train_recall")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An array that np.save wrote, wherever the folder lies."""
+    with path.open("rb") as file:
+        return np.asarray(np.load(file))

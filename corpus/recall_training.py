@@ -24,7 +24,18 @@ from corpus.classifier import Scorer, Setting, collapse, train, write_training
 from corpus.exchange import Exchanged
 from corpus.shards import is_local
 
-__all__ = ["Chosen", "Samples", "average_precision", "cap_groups", "curve", "fit", "held_logits", "platt", "split_groups"]
+__all__ = [
+    "Chosen",
+    "Samples",
+    "average_precision",
+    "cap_groups",
+    "curve",
+    "fit",
+    "held_logits",
+    "logits_of",
+    "platt",
+    "split_groups",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +169,28 @@ def _take(ids: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarr
     return ids[np.arange(out[-1]) + np.repeat(ends[rows] - out[:-1], lengths)], out
 
 
-def held_logits(samples: Samples, chosen: Chosen, fold: int, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
-    """(rows of `chosen` in the fold, their logits)."""
-    rows, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-    for row_R, ids, ends in _rows(samples, chosen, chosen.fold_N == fold):
-        rows.append(row_R[:, 0])
-        values.append(scorer.logits(*_take(ids, ends, row_R[:, 1])))
-    return np.concatenate(rows), np.concatenate(values)
+def logits_of(samples: Samples, chosen: Chosen, wanted_N: np.ndarray, scorer: Scorer) -> np.ndarray:
+    """float32 [N]: the logits of the rows of `chosen` that are wanted, NaN elsewhere."""
+    logit_N = np.full(len(chosen.key_N), np.nan, np.float32)
+    for row_R, ids, ends in _rows(samples, chosen, wanted_N):
+        logit_N[row_R[:, 0]] = scorer.logits(*_take(ids, ends, row_R[:, 1]))
+    return logit_N
+
+
+def held_logits(chosen: Chosen, folds: list[np.ndarray], own_N: np.ndarray | None) -> np.ndarray:
+    """float32 [N]: what the model that was trained without a row's fold says of it, NaN where no fold was held back.
+
+    folds: logits_of each such model. own_N: those of the model trained on all, whose scale they get (None: they stay as they
+    are), which is the mean and spread that it gives to the rows that both were trained on.
+    """
+    logit_N = np.full(len(chosen.key_N), np.nan, np.float32)
+    for fold, said_N in enumerate(folds):
+        mine = chosen.fold_N == fold
+        logit_N[mine] = said_N[mine]
+        both = ~mine & ~chosen.doubt_N
+        if own_N is not None and both.any() and (spread := said_N[both].std()) > 0:
+            logit_N[mine] = (said_N[mine] - said_N[both].mean()) * (own_N[both].std() / spread) + own_N[both].mean()
+    return logit_N
 
 
 def average_precision(logit_N: np.ndarray, label_N: np.ndarray) -> float:

@@ -4,7 +4,8 @@
    whole domain, first folder, first two folders. Repositories are counted whole.
 2. domains.yaml lists them, with counts, shares and pages not collected. A person edits a copy: with `annotations`, exactly what
    that accepts is accepted. Without, a domain is accepted, or else a folder of it, where the lower end of the confidence
-   interval (Wilson) of its share of sure pages, times the precision held at the cut, is at least `bound`. A page is sure that
+   interval (Wilson) of its share of sure pages, times the precision held at the cut, is at least `bound`: four pages, all
+   sure, may be enough, and a site of which a third is another topic does not join, however large. A page is sure that
    was collected and whose calibrated probability is a half or more: a budget larger than the topic collects others too.
 3. Pages under what was accepted are this step's documents, unless the seed has them. Everything else is dropped:
 
@@ -42,12 +43,12 @@ from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.exchange import partitions_for
 from corpus.groups import group_keys, places, prefixes, under
-from corpus.recall import TOPIC_GROUPS, check_scores, collected, id_keys, read_record, scored
+from corpus.recall import TOPIC_GROUPS, check_scores, collected, id_keys, read_array, read_record, scored
 from corpus.report import Report
 from corpus.shards import StepShards, as_path, atomic, read_json, write_json
 from corpus.step import Step
 
-REVISION = 1
+REVISION = 2
 REASONS = ("in_seed", "collected", "unlikely", "outside")
 
 _LISTED = 20  # folders listed of a domain
@@ -60,8 +61,8 @@ class Config:
     scores: Step  # score_recall of the round
     selected: Step  # select_recall of the round
     annotations: str | None = None  # path of an edited domains.yaml
-    bound: float = 0.5
-    confidence: float = 1.645  # standard deviations: a one-sided interval of 95 %
+    bound: float = 0.65
+    confidence: float = 1.0  # standard deviations: a one-sided interval of 84 %
     least_pages: int = 3  # of a domain or folder that may be accepted automatically
     unlikely: float = 0.1  # a page of an accepted site that is less probable than this does not join; 0: all join
     add_collected: bool = True  # ours; DeepSeekMath adds what was not collected
@@ -96,10 +97,8 @@ def route(
     batch: pa.RecordBatch, origin: int, topic: Path, cut: int | None, line: tuple[float, float], partitions: int
 ) -> pa.Table:
     """A row per page of a topic group (a batch of corpus.recall.Scored), to the group's partition."""
-    with topic.open("rb") as file:
-        keys = np.load(file)
     group = group_keys(batch.column("recall_group"), batch.column("id"))
-    rows = np.flatnonzero(np.isin(group, keys))
+    rows = np.flatnonzero(np.isin(group, read_array(topic)))
     few = batch.take(pa.array(rows))
     place = places(few)
     one, two = prefixes(place)
@@ -199,11 +198,9 @@ class Known:
 
 
 def load(seed: Path, accepted: Path) -> Known:
-    with seed.open("rb") as file:
-        keys = np.load(file)
     record = read_json(accepted)
     assert record is not None
-    return Known(keys, Accepted(tuple(record["groups"]), tuple(record["prefixes"])))
+    return Known(read_array(seed), Accepted(tuple(record["groups"]), tuple(record["prefixes"])))
 
 
 def judge(batch: pa.RecordBatch, state: Known, cut: int | None, floor: float, add_collected: bool) -> Verdict:

@@ -3,8 +3,9 @@
 Writes scores/NAME.parquet (corpus.recall.SCORES) for each of the pool's shards, row for row: id, group (domain or
 repository, as the model was trained), tokens of the whole text, score and logit. The score is the probability that fastText
 itself reports, to 1e-5, of the first `max_tokens` words, which begin with the page's signals where the model was trained on
-them; the logit is the same on a scale that does not run out of digits near 1, and is what select_recall ranks by. All documents
-are kept: by whom and where to cut is a later, cheap step.
+them; the logit is the same on a scale that does not run out of digits near 1, and is what select_recall ranks by. The pages
+that the model was trained on it knows by heart, so theirs is the logit that train_recall held of them, by a model that had
+seen none of their site. All documents are kept: by whom and where to cut is a later, cheap step.
 
 Where the round's model was copied from the round before (it had converged), so are the scores.
 
@@ -29,7 +30,7 @@ from corpus.document import text_buffers
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.groups import groups
-from corpus.recall import SCORES, read_record, scores_of
+from corpus.recall import HELD, SCORES, read_array, read_record, sample_keys, scores_of
 from corpus.report import Report
 from corpus.shards import StepShards, write_table
 from corpus.signals import COLUMNS as SIGNALS
@@ -37,7 +38,7 @@ from corpus.signals import with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, load_encoder, path_of
 
-REVISION = 2
+REVISION = 3
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 
@@ -58,14 +59,15 @@ class Reader:
     encoder: Encoder
     scorer: Scorer
     signals: bool
+    held: np.ndarray  # corpus.recall.HELD_ROW
 
 
-def load(tokenizer: Path, table: Path, facts: tuple[int, int, int], signals: bool) -> Reader:
-    """facts: words of the model, the longest run of them, tokens scored."""
-    return Reader(load_encoder(tokenizer), read_table(table, *facts), signals)
+def load(tokenizer: Path, model: Path, facts: tuple[int, int, int], signals: bool) -> Reader:
+    """model: train_recall's folder. facts: words of the model, the longest run of them, tokens scored."""
+    return Reader(load_encoder(tokenizer), read_table(model / "table.npy", *facts), signals, read_array(model / HELD))
 
 
-def score(batch: pa.RecordBatch, reader: Reader, group_by: str) -> pa.RecordBatch:
+def score(batch: pa.RecordBatch, reader: Reader, group_by: str, draw: int) -> pa.RecordBatch:
     """The rows of SCORES for a batch with id, text and url or repo."""
     ids, ends = reader.encoder.encode(*text_buffers(batch.column("text")))
     tokens = pa.array(np.minimum(np.diff(ends), 2**31 - 1).astype(np.int32))
@@ -76,17 +78,27 @@ def score(batch: pa.RecordBatch, reader: Reader, group_by: str) -> pa.RecordBatc
                 "that it made, or train with signals=False"
             )
         ids, ends = with_signals(batch, ids, ends, reader.encoder.vocab_size, reader.scorer.limit)
-    logit = reader.scorer.logits(ids, ends)
+    own = reader.scorer.logits(ids, ends)
+    logit = unseen(own, sample_keys(batch.column("id"), draw), reader.held)
     names = groups(batch, group_by)
-    columns = [batch.column("id").cast(pa.string()), names, tokens, pa.array(probability(logit)), pa.array(logit)]
+    columns = [batch.column("id").cast(pa.string()), names, tokens, pa.array(probability(own)), pa.array(logit)]
     return pa.RecordBatch.from_arrays(columns, schema=SCORES)
 
 
+def unseen(logit_N: np.ndarray, key_N: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """The logits, in place of those whose key is in `held` (in order of key) what is held of them."""
+    if not len(held):
+        return logit_N
+    at = np.searchsorted(held["key"], key_N)
+    at[at == len(held)] = 0
+    return np.where(held["key"][at] == key_N, held["logit"][at], logit_N)
+
+
 def convert(
-    batches: Iterator[pa.RecordBatch], name: str, out: Path, group_by: str, state: Reader
+    batches: Iterator[pa.RecordBatch], name: str, out: Path, group_by: str, draw: int, state: Reader
 ) -> tuple[list[tuple[Path, int]], dict[str, Any]]:
     """One shard to its side file."""
-    table = pa.Table.from_batches([score(batch, state, group_by) for batch in batches], SCORES)
+    table = pa.Table.from_batches([score(batch, state, group_by, draw) for batch in batches], SCORES)
     path = out / "scores" / f"{name}.parquet"
     write_table(out, path, table)
     return [(path, table.num_rows)], {"tokens": int(table.column("tokens").to_numpy().astype(np.int64).sum())}
@@ -114,9 +126,9 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     model = config.model.config
     tokenizer = path_of(engine, model.tokenizer)
     facts = record["words"], record["runs"], record["max_tokens"]
-    setup = partial(load, tokenizer, engine.folder(config.model) / "table.npy", facts, record["signals"])
+    setup = partial(load, tokenizer, engine.folder(config.model), facts, record["signals"])
     columns = ["id", "text", "url", "repo", *SIGNALS]
-    work = partial(convert, group_by=model.group_by)
+    work = partial(convert, group_by=model.group_by, draw=model.draw)
     report = engine.map_files(work, config.files, out, setup=setup, columns=columns)
     encoder = load_encoder(tokenizer)
     report.notes["encoder"] = encoder.library

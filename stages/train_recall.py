@@ -20,10 +20,13 @@
    code, as words before the text (corpus/signals.py). Text alone is the paper's.
 6. What was held back gives the table of precision and recall, in which doubted pages count as "not on topic", so that the
    precision is a lower bound, and the calibration (Platt: monotone, so ranks stay), in which they do not count.
-7. When the round before collected nothing new (its record says converged), its model is copied and nothing is trained.
+7. A page that was trained on is known by heart. So up to 20,000 positives it ranks by the model of rule 4 that was trained
+   without its site, on the scale of the model trained on all: a site that joined the seed by mistake is found out, and
+   pages of the topic that were taken for negatives are found. Above, three epochs over so much leave little by heart.
+8. When the round before collected nothing new (its record says converged), its model is copied and nothing is trained.
 
-Writes model.bin (stock fastText loads it), table.npy (folded for scoring, see corpus/classifier.py), seed.npy (hashes of
-the ids of the seed) and recall.json (setting, counts, calibration, table). All documents count as used.
+Writes model.bin (stock fastText loads it), table.npy (folded for scoring, see corpus/classifier.py), held.npy (rule 7),
+seed.npy (hashes of the ids of the seed) and recall.json (setting, counts, calibration, table). All documents count as used.
 
 The trade: one thread trains, since fastText's bytes are the same from run to run only then; that is hours at 500,000 pages
 a side. Doubting costs three short trainings, and hard negatives that were none of the topic.
@@ -46,11 +49,10 @@ import pyarrow as pa
 
 from corpus.classifier import Setting, first_ids, write_table
 from corpus.document import text_buffers
-from corpus.draw import draw_keys
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.groups import GROUPINGS, group_keys, groups
-from corpus.recall import RECORD, TOPIC_GROUPS, collected, id_keys, read_record, scored
+from corpus.recall import HELD, HELD_ROW, RECORD, TOPIC_GROUPS, collected, id_keys, read_array, read_record, sample_keys, scored
 from corpus.recall_training import (
     Chosen,
     Samples,
@@ -60,6 +62,7 @@ from corpus.recall_training import (
     describe,
     fit,
     held_logits,
+    logits_of,
     platt,
     split_groups,
 )
@@ -70,7 +73,7 @@ from corpus.signals import WORDS, with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 
-REVISION = 2
+REVISION = 3
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 _GRID = ((0.5, 10), (0.5, 5))  # rate, epochs; the first is what doubts
@@ -146,20 +149,15 @@ class Aside:
 
 def load(tokenizer: Path, seed: Path | None, topic: Path | None, cut: int | None) -> Aside:
     none = np.zeros(0, np.uint64)
-    seeds, topics = (none if path is None else _array(path) for path in (seed, topic))
+    seeds, topics = (none if path is None else read_array(path) for path in (seed, topic))
     return Aside(load_encoder(tokenizer), seeds, topics, cut)
-
-
-def _array(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return np.asarray(np.load(file), np.uint64)
 
 
 def sample(
     batch: pa.RecordBatch, origin: int, state: Aside, config: Config, signals: bool, fraction: float, partitions: int
 ) -> pa.Table:
     """The candidates of a batch with their ids, to the partition of their key."""
-    key = draw_keys(batch.column("id"), config.draw, "train_recall")
+    key = sample_keys(batch.column("id"), config.draw)
     fine = (key >> np.uint64(11)) * (1.0 / (1 << 53)) < fraction
     group = group_keys(groups(batch, config.group_by), batch.column("id"))
     fine &= ~np.isin(id_keys(batch.column("id")), state.seed) & ~np.isin(group, state.topic)
@@ -228,21 +226,26 @@ def settings_for(config: Config, chosen: Chosen) -> list[Setting]:
 
 
 def train_model(batches: Iterator[Any], out: Path, config: Config, samples: Samples, words: int) -> dict[str, Any]:
-    """Rules 3 to 6: doubt, choose, train, calibrate; the record."""
+    """Rules 3 to 7: doubt, choose, train, calibrate; the record."""
     chosen = choose(samples, config)
     _refuse_nothing(config, chosen)
     chosen = doubt(out, config, samples, chosen, words)
-    tried, held = _try(out, config, samples, chosen, words)
+    tried, folds = _try(out, config, samples, chosen, words)
     setting = max(tried, key=lambda item: item[1])[0]
-    without = None if chosen.topic <= _SMALL else 0
+    small = chosen.topic <= _SMALL
     with atomic(out / "model.bin") as temporary:
-        scorer = fit(samples, chosen, without, setting, words, config.max_tokens, temporary)
+        scorer = fit(samples, chosen, None if small else 0, setting, words, config.max_tokens, temporary)
     with atomic(out / "table.npy") as temporary:
         write_table(temporary, scorer)
-    rows = np.concatenate([r for r, _ in held])
-    logit, label = np.concatenate([v for _, v in held]), chosen.label_N[rows]
-    sure = ~chosen.doubt_N[rows]
-    a, b = platt(logit[sure], label[sure])
+    own = logits_of(samples, chosen, np.full(len(chosen.key_N), True), scorer) if small else None
+    held = held_logits(chosen, folds, own)
+    tested, sure = ~np.isnan(held), ~np.isnan(held) & ~chosen.doubt_N
+    seen = np.zeros(int(sure.sum()), HELD_ROW)
+    seen["key"], seen["logit"] = chosen.key_N[sure], held[sure]
+    with atomic(out / HELD) as temporary, temporary.open("wb") as file:
+        np.save(file, seen)
+    logit, label = held[tested], chosen.label_N[tested]
+    a, b = platt(held[sure], chosen.label_N[sure])
     return {
         "positives": chosen.topic,
         "negatives": chosen.other,
@@ -267,10 +270,8 @@ def doubt(out: Path, config: Config, samples: Samples, chosen: Chosen, words: in
     tested = (chosen.label_N == 1) & (chosen.fold_N >= 0)
     if not config.doubt or chosen.topic > _SMALL or not tested.any():
         return chosen
-    held = _held(out, config, samples, chosen, settings_for(config, chosen)[0], words)
-    logit_N = np.full(len(chosen.key_N), -np.inf)
-    for rows, logit in held:
-        logit_N[rows] = logit
+    folds = _held(out, config, samples, chosen, settings_for(config, chosen)[0], words)
+    logit_N = np.nan_to_num(held_logits(chosen, folds, None), nan=-np.inf)
     bar = np.quantile(logit_N[tested], config.doubt)
     doubted = (chosen.label_N == 0) & (logit_N >= bar)
     if doubted.sum() * 2 > chosen.other:  # then the model knows nothing yet
@@ -278,41 +279,39 @@ def doubt(out: Path, config: Config, samples: Samples, chosen: Chosen, words: in
     return dataclasses.replace(chosen, doubt_N=doubted)
 
 
-def _held(
-    out: Path, config: Config, samples: Samples, chosen: Chosen, setting: Setting, words: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per fold, (rows, logits of a model that has not seen them)."""
-    held = []
-    for fold in range(min(int(chosen.fold_N.max()) + 1, _FOLDS) if chosen.topic <= _SMALL else 1):
+def _held(out: Path, config: Config, samples: Samples, chosen: Chosen, setting: Setting, words: int) -> list[np.ndarray]:
+    """Per fold, logits_of the model trained without it: of all rows, or where there are many of the fold's own."""
+    small = chosen.topic <= _SMALL
+    folds = []
+    for fold in range(min(int(chosen.fold_N.max()) + 1, _FOLDS) if small else 1):
         with atomic(out / ".tmp-trial.bin") as temporary:
             scorer = fit(samples, chosen, fold, setting, words, config.max_tokens, temporary)
-        held.append(held_logits(samples, chosen, fold, scorer))
+        folds.append(logits_of(samples, chosen, (chosen.fold_N == fold) | small, scorer))
     (out / ".tmp-trial.bin").unlink(missing_ok=True)
-    return held
+    return folds
 
 
 def _try(
     out: Path, config: Config, samples: Samples, chosen: Chosen, words: int
-) -> tuple[list[tuple[Setting, float]], list[tuple[np.ndarray, np.ndarray]]]:
-    """Every setting with its score on the folds it did not see, and the best one's logits there."""
+) -> tuple[list[tuple[Setting, float]], list[np.ndarray]]:
+    """Every setting with its score on the folds it did not see, and the best one's _held."""
     tried: list[tuple[Setting, float]] = []
-    best: list[tuple[np.ndarray, np.ndarray]] = []
+    best: list[np.ndarray] = []
     for setting in settings_for(config, chosen):
-        held = _held(out, config, samples, chosen, setting, words)
-        score = _score(chosen, held)
+        folds = _held(out, config, samples, chosen, setting, words)
+        score = _score(chosen, folds)
         if not tried or score > max(s for _, s in tried):
-            best = held
+            best = folds
         tried.append((setting, score))
     return tried, best
 
 
-def _score(chosen: Chosen, held: list[tuple[np.ndarray, np.ndarray]]) -> float:
+def _score(chosen: Chosen, folds: list[np.ndarray]) -> float:
     """Mean over folds of the average precision without the doubted, each with as many positives as it holds."""
-    held = [(rows[sure], v[sure]) for rows, v in held for sure in [~chosen.doubt_N[rows]]]
-    labels = [chosen.label_N[rows] for rows, _ in held]
-    total = sum(int(label.sum()) for label in labels)
-    scores = [average_precision(v, label) * int(label.sum()) for (_, v), label in zip(held, labels, strict=True)]
-    return sum(scores) / max(1, total)
+    rows = [(chosen.fold_N == fold) & ~chosen.doubt_N for fold in range(len(folds))]
+    counts = [int(chosen.label_N[mine].sum()) for mine in rows]
+    scores = [average_precision(said[mine], chosen.label_N[mine]) for said, mine in zip(folds, rows, strict=True)]
+    return float(np.dot(scores, counts)) / max(1, sum(counts))
 
 
 def _refuse_nothing(config: Config, chosen: Chosen) -> None:
@@ -401,10 +400,10 @@ def _has_signals(engine: Engine, step: Step) -> bool:
 
 
 def _copy(config: Config, out: Path, engine: Engine, before: dict[str, Any]) -> dict[str, Any]:
-    """Rule 7."""
+    """Rule 8."""
     assert config.previous is not None
     source = config.previous.config.scores.config.model
-    for name in ("model.bin", "table.npy"):
+    for name in ("model.bin", "table.npy", HELD):
         with atomic(out / name) as temporary, (engine.folder(source) / name).open("rb") as old, temporary.open("wb") as new:
             shutil.copyfileobj(old, new)
     record = read_record(engine, source)

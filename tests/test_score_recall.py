@@ -1,4 +1,4 @@
-"""stages/score_recall.py: every page of the pool gets the score that fastText itself gives its first tokens."""
+"""stages/score_recall.py: every page of the pool gets the score that fastText itself gives its first tokens, and a rank."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from corpus.document import batch_of, text_buffers
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, CorruptFile
-from corpus.recall import SCORES, read_record, scored
+from corpus.recall import HELD, HELD_ROW, SCORES, read_array, read_record, sample_keys, scored
 from corpus.runner import run
 from corpus.step import Step
 from corpus.tokenizer import load_encoder
-from stages.score_recall import Config, Reader, load, score
+from stages.score_recall import Config, Reader, load, score, unseen
 from tests.recall_pages import made, round_of, rows_of, score_table, site, source, tokenizer, web
 
 SEED = site("seed.org", True, 20)
@@ -59,7 +59,31 @@ def test_scores_are_those_of_fasttext(done: tuple[LocalEngine, Step, Step], mode
     assert np.abs(table.column("score").to_numpy() - expected).max() < 1e-5
     assert expected.max() > 0.9 and expected.min() < 0.1  # not all the same
     logit = table.column("logit").to_numpy().astype(np.float64)
-    assert np.abs(1 / (1 + np.exp(-logit)) - expected).max() < 3e-5
+    held = read_array(engine.folder(scores.config.model) / HELD)
+    trained_on = np.isin(sample_keys(table.column("id").combine_chunks(), 0), held["key"])
+    assert 100 < trained_on.sum() < len(rows)
+    assert np.abs(1 / (1 + np.exp(-logit)) - expected)[~trained_on].max() < 3e-5
+
+
+def test_a_page_trained_on_ranks_by_a_model_that_has_not_seen_its_site(tmp_path: Path, model: str) -> None:
+    """A site that is in the seed by mistake: the model knows its pages by heart, and they do not rank by that."""
+    wrong = site("wrong.com", False, 12)
+    pool, seed = source("pool", web() + wrong), source("seed", [*SEED, *wrong])
+    _, scores = round_of(pool, seed, model, epochs=60)
+    engine = made(scores, tmp_path)
+    urls = [row["url"] for row in rows_of(engine, pool, ["url"])]
+    table = score_table(engine, scores)
+    mistaken = np.array(["wrong.com" in url for url in urls])
+    assert table.column("score").to_numpy()[mistaken].min() > 0.5
+    assert table.column("logit").to_numpy()[mistaken].max() < 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.integers(0, 40), st.floats(-9, 9, width=32)), st.lists(st.integers(0, 40)))
+def test_what_is_held_is_looked_up(of: dict[int, float], keys: list[int]) -> None:
+    held = np.array(sorted(of.items()), HELD_ROW)
+    found = unseen(np.full(len(keys), 77, np.float32), np.array(keys, np.uint64), held)
+    assert found.tolist() == [of.get(key, 77) for key in keys]
 
 
 def test_tokens_are_of_the_whole_text_and_groups_are_domains(done: tuple[LocalEngine, Step, Step], model: str) -> None:
@@ -93,7 +117,7 @@ def reader(done: tuple[LocalEngine, Step, Step], model: str) -> tuple[Reader, An
     record = read_record(engine, scores.config.model)
     folder = engine.folder(scores.config.model)
     facts = record["words"], record["runs"], record["max_tokens"]
-    return load(Path(model), folder / "table.npy", facts, record["signals"]), fasttext.load_model(str(folder / "model.bin"))
+    return load(Path(model), folder, facts, record["signals"]), fasttext.load_model(str(folder / "model.bin"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,7 +125,7 @@ def reader(done: tuple[LocalEngine, Step, Step], model: str) -> tuple[Reader, An
 def test_any_text(reader: tuple[Reader, Any], texts: list[str]) -> None:
     ours, stock = reader
     batch = batch_of([{"id": f"{i:032x}", "text": text, "url": f"https://a.org/{i}"} for i, text in enumerate(texts)])
-    found = score(batch, ours, "domain").column("score").to_numpy()
+    found = score(batch, ours, "domain", 0).column("score").to_numpy()
     assert np.abs(found - reported(stock, ours.encoder, texts)).max() < 1e-5
 
 

@@ -132,7 +132,7 @@ def test_what_is_dropped_says_by_how_much(done: tuple[LocalEngine, Step, Step]) 
     assert report.dropped == {"below_cut": len(web() + TIES) - len(kept)} and report.kept == len(kept)
     rows = rows_of(engine, step)
     by_id = {row["id"]: row for row in ranked(done)}
-    assert all(row["recall_score"] == pytest.approx(by_id[row["id"]]["score"]) for row in rows)
+    assert all(row["recall_score"] == pytest.approx(1 / (1 + math.exp(-by_id[row["id"]]["logit"])), abs=2e-5) for row in rows)
     assert "recall_logit" not in rows[0] and record["cut"] is not None
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, InputError
 from corpus.recall import read_record
-from corpus.recall_training import average_precision, cap_groups, curve, platt, split_groups
+from corpus.recall_training import Chosen, average_precision, cap_groups, curve, held_logits, platt, split_groups
 from corpus.runner import run
 from corpus.step import Step
 from stages import train_recall
@@ -138,6 +138,21 @@ def test_pages_without_text_or_url_train_too(tmp_path: Path, model: str) -> None
     pool = [(f"nowhere {i}", page(False, i)) for i in range(50)] + [("https://a.com/", ""), ("", " \n")]
     _, _, record = trained(pool, SEED, model, tmp_path)
     assert record["negatives"] >= 50  # those of no site are not one site
+
+
+@given(st.floats(0.125, 8), st.floats(-50, 50), st.integers(0, 2**32))
+def test_a_fold_is_heard_on_the_scale_of_the_model_of_all(spread: float, shift: float, seed: int) -> None:
+    """Whatever a fold's model adds to its logits, or multiplies them by; and as it is, where there is no model of all."""
+    dice = np.random.default_rng(seed)
+    key, label, fold = np.arange(90, dtype=np.uint64), dice.integers(0, 2, 90), np.repeat([0, 1, -1], 30)
+    chosen = Chosen(key, key, label, fold, dice.random(90) < 0.1)
+    own, said = dice.normal(size=90).astype(np.float32), dice.normal(size=(2, 90)).astype(np.float32)
+    found = held_logits(chosen, list(said), own)
+    other = held_logits(chosen, [said[0] * np.float32(spread) + np.float32(shift), said[1]], own)
+    assert np.allclose(found, other, atol=1e-2, equal_nan=True) and np.isnan(found).tolist() == (fold == -1).tolist()
+    itself = held_logits(chosen, [own, own], own)
+    assert np.allclose(itself[:60], own[:60], atol=1e-5)
+    assert (held_logits(chosen, list(said), None)[30:60] == said[1, 30:60]).all()
 
 
 def test_auto_chooses_by_sites_held_back(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
