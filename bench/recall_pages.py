@@ -1,6 +1,6 @@
 """The recall loop on real pages.
 
-    python -m bench.recall_pages [--topics math code] [--draws 5] [--inputs bpe words] [--write]
+    python -m bench.recall_pages [--topics math code] [--first 0] [--draws 5] [--inputs bpe words] [--write]
 
 CORPUS_DATA/html holds pages with labels. Wrapped as WARC, each in its own charset, they go through crawl_commoncrawl and
 extract_text. The seed is the pages of a fifth of a topic's domains, drawn at random; the pool every other page that has text,
@@ -142,7 +142,8 @@ def both(logit: np.ndarray, on: np.ndarray) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.recall_pages", description="The recall loop on real pages with labels.")
     parser.add_argument("--topics", nargs="+", default=["math", "code"])
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="number of the first draw (default: 0)")
+    parser.add_argument("--draws", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--inputs", nargs="+", default=["bpe", "words"], choices=["bpe", "words"])
     parser.add_argument("--write", action="store_true", help="keep the table in bench/RECALL.md")
     asked = parser.parse_args()
@@ -163,7 +164,7 @@ def main() -> None:
             tokenizer.write_text(train_bpe(texts, VOCABULARY) if source == "bpe" else by_words(texts), "utf-8")
             for topic in asked.topics:
                 every = []
-                for number in range(asked.draws):
+                for number in range(asked.first, asked.first + asked.draws):
                     start, domains = time.perf_counter(), draw(rows, topic, number)
                     measured, positives = rounds(rows, topic, domains, str(tokenizer))
                     every.append(measured)

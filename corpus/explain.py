@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,13 @@ def follow(last: Ends, root: Path, source: Step, row: dict[str, Any]) -> Iterato
             where.setdefault(step.name, []).extend(onward)
 
 
+def _scored(row: dict[str, Any]) -> str:
+    """The classifier's own score; and the rank's, where the page was trained on."""
+    rank = 1 / (1 + math.exp(-max(-700.0, row["logit"])))
+    other = f", ranks by {rank:.4f} with its site unseen" if abs(rank - row["score"]) > 1e-4 else ""
+    return f"scored   {row['score']:.4f}{other}, {row['tokens']} tokens, of {row['group']}"
+
+
 def _fate(step: Step, folder: Path, track: Track) -> tuple[list[str], list[Track]]:
     """What a step did with a track: lines to print, and the tracks in its output."""
     this = pc.field("id") == track.id
@@ -120,7 +128,7 @@ def _fate(step: Step, folder: Path, track: Track) -> tuple[list[str], list[Track
         return [_dropped(row)], []
     if (folder / "documents.parquet").exists():
         return _tokens(folder, track), []
-    lines = [f"scored   {row['score']:.4f}, {row['tokens']} tokens, of {row['group']}" for row in _rows(folder, "scores", this)]
+    lines = [_scored(row) for row in _rows(folder, "scores", this)]
     onward: list[Track] = []
     rewrites = getattr(stage_of(step), "REWRITES", False)  # what a stage says whose texts are not those it read
     kept = list(_rows(folder, "shards", this, text=rewrites))

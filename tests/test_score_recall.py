@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from corpus.document import batch_of, text_buffers
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, CorruptFile
+from corpus.explain import explain
 from corpus.recall import HELD, HELD_ROW, SCORES, read_array, read_record, sample_keys, scored
 from corpus.runner import run
 from corpus.step import Step
@@ -76,6 +78,8 @@ def test_a_page_trained_on_ranks_by_a_model_that_has_not_seen_its_site(tmp_path:
     mistaken = np.array(["wrong.com" in url for url in urls])
     assert table.column("score").to_numpy()[mistaken].min() > 0.5
     assert table.column("logit").to_numpy()[mistaken].max() < 0
+    (told,) = (line for line in explain(scores, tmp_path, "https://wrong.com/a/3.html") if "scored" in line)
+    assert re.search(r"scored   0\.[5-9]\d+, ranks by 0\.[0-4]\d+ with its site unseen, \d+ tokens, of wrong.com", told)
 
 
 @settings(max_examples=200, deadline=None)
