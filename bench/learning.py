@@ -1,14 +1,17 @@
 """What a few CPU minutes teach the tiny model of real code: beside n-grams on held-out files, and what a suffix tells a middle.
 
-python -m bench.learning --documents data/decontaminate-…      about twelve minutes on two cores, after `make demo`
+python -m bench.learning --documents data/decontaminate-…      half an hour on two cores, after `make demo`
 
-Of a finished step of documents, its Python files, every tenth held out, in pieces of whole lines; 2,048 tokens, since most of
-16,384 would be seen a few times only. Two models, each from nothing and several epochs over 2 MB of pieces:
+Of a finished step of documents, its Python files, every tenth held out, in pieces of whole lines. Two models, each from nothing
+and several epochs over 2 MB of pieces:
 
     baselines   unigram, and interpolated Kneser-Ney 4-gram (Kneser & Ney 1995; Chen & Goodman 1999, one discount of 0.75), both
-                counted on exactly the documents the model was trained on, scored on the same held-out tokens
+                counted on exactly the documents the model was trained on, scored on the same held-out tokens. 2,048 tokens,
+                since most of 16,384 would be seen a few times only
     middles     a model trained with FIM is shown held-out pieces as  begin PREFIX hole SUFFIX end , with their own suffix, with
-                none, and with another piece's; the loss of the eight tokens of the middle, and of the end of text after them
+                none, and with another piece's, and as plain text; the loss of the three tokens of the middle, and of the end of
+                text after them. Pieces of a line or two in 300 tokens, little more than bytes: every piece then asks once in
+                some twenty tokens what stands around a hole, and a word cut in two is told by its other half
 """
 
 from __future__ import annotations
@@ -38,9 +41,9 @@ if TYPE_CHECKING:
     from train.loop import Run
 
 DISCOUNT = 0.75
-VOCABULARY = 2048
 TRAINED, HELD = 2_000_000, 200_000  # characters of pieces
-MIDDLE = 8  # tokens
+MIDDLE, AROUND = 3, 3  # tokens of a middle, and before and after it at least
+ASKED = 3_000  # pieces that are asked for their middle
 
 
 class KneserNey:
@@ -143,17 +146,18 @@ def learn(folder: Path, steps: int, fim_rate: float) -> Run:
 @torch.no_grad()
 def middles(run: Run, held: TokenShards) -> dict[str, tuple[float, float]]:
     """By the suffix shown: (nats per middle token, nats of the end of text after the middle)."""
-    begin, hole, end, eos = (held.special[name] for name in ("fim_begin", "fim_hole", "fim_end", "eos"))
-    found: dict[str, list[np.ndarray]] = {"its own": [], "none": [], "another piece's": []}
+    begin, hole, end, eos = ([held.special[name]] for name in ("fim_begin", "fim_hole", "fim_end", "eos"))
+    found: dict[str, list[np.ndarray]] = {"its own": [], "none": [], "another piece's": [], "none, plain text": []}
     other = np.zeros(0, np.int64)
-    for number in range(held.documents):
+    for number in range(min(held.documents, ASKED)):
         ids = held.document(number).astype(np.int64)[:-1]
-        if len(ids) < 40:
+        if len(ids) <= MIDDLE + 2 * AROUND:
             continue
-        at = 10 + int(mix64(np.array([number]), 1)[0] % np.uint64(len(ids) - MIDDLE - 20))
+        at = AROUND + int(mix64(np.array([number]), 1)[0] % np.uint64(len(ids) - MIDDLE - 2 * AROUND))
         prefix, middle, suffix = np.split(ids, [at, at + MIDDLE])
-        for name, shown in zip(found, (suffix, suffix[:0], other), strict=True):
-            row_L = np.concatenate(([begin], prefix, [hole], shown, [end], middle, [eos]))
+        before = [np.concatenate((begin, prefix, hole, shown, end)) for shown in (suffix, suffix[:0], other)]
+        for name, shown in zip(found, [*before, np.concatenate((eos, prefix))], strict=True):
+            row_L = np.concatenate((shown, middle, eos))
             logits_SV = run.model(torch.from_numpy(row_L[None, :-1])).logits_BSV[0, -MIDDLE - 1 :]
             found[name].append(F.cross_entropy(logits_SV, torch.from_numpy(row_L[-MIDDLE - 1 :]), reduction="none").numpy())
         other = suffix
@@ -161,18 +165,23 @@ def middles(run: Run, held: TokenShards) -> dict[str, tuple[float, float]]:
     return {name: (float(each[:-1].mean()), float(each[-1])) for name, each in nats.items()}
 
 
-def prepared(documents: Path, most: int, folder: Path) -> tuple[TokenShards, TokenShards]:
-    """The pieces as token shards, FOLDER/train and FOLDER/held, under a tokenizer trained on the former."""
+def prepared(documents: Path, most: int, vocabulary: int, folder: Path) -> tuple[TokenShards, TokenShards]:
+    """The pieces as token shards, FOLDER/train and FOLDER/held, under a tokenizer trained on the former.
+
+    A piece that is in both is not held out: short lines are written alike in many files.
+    """
     train, held = pieces(documents, most)
+    known = set(train)
+    held = [piece for piece in held if piece not in known]
     folder.mkdir()
-    (folder / "tokenizer.json").write_text(train_bpe(train, VOCABULARY), "utf-8")
+    (folder / "tokenizer.json").write_text(train_bpe(train, vocabulary), "utf-8")
     return encode(train, folder / "tokenizer.json", folder / "train"), encode(held, folder / "tokenizer.json", folder / "held")
 
 
 def beside_n_grams(documents: Path, folder: Path, steps: int) -> None:
     from train import loop
 
-    train, _ = prepared(documents, 640, folder)
+    train, _ = prepared(documents, 640, 2048, folder)
     run = learn(folder, steps, fim_rate=0.0)
     assert run.validation is not None
     epoch_BL1 = run.stream.batch(0, run.stream.samples).tokens_BL1
@@ -185,7 +194,7 @@ def beside_n_grams(documents: Path, folder: Path, steps: int) -> None:
 
 
 def with_and_without_suffix(documents: Path, folder: Path, steps: int) -> None:
-    _, held = prepared(documents, 320, folder)
+    _, held = prepared(documents, 32, 300, folder)
     run = learn(folder, steps, fim_rate=0.9)
     print(f"{'suffix shown':<28} {'middle':>8} {'its end':>8} {'both':>8}   nats per token")
     for name, (middle, end) in middles(run, held).items():
@@ -195,12 +204,13 @@ def with_and_without_suffix(documents: Path, folder: Path, steps: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", required=True, type=Path, help="folder of a finished step with Python files")
-    parser.add_argument("--steps", type=int, default=2400, help="of 1,024 tokens, for each model (default: 2400)")
+    parser.add_argument("--steps", type=int, default=2400, help="of 1,024 tokens, beside the n-grams (default: 2400)")
+    parser.add_argument("--fim-steps", type=int, default=9000, help="the same, for the middles (default: 9000)")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     with tempfile.TemporaryDirectory() as folder:
         beside_n_grams(options.documents, Path(folder) / "plain", options.steps)
-        with_and_without_suffix(options.documents, Path(folder) / "fim", options.steps)
+        with_and_without_suffix(options.documents, Path(folder) / "fim", options.fim_steps)
     return 0
 
 
