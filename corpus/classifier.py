@@ -25,6 +25,7 @@ import numpy as np
 
 from corpus.classifier_kernels import decimal_hashes, logits, word_hash, write_lines
 from corpus.errors import InputError
+from corpus.shards import read_array
 
 __all__ = ["Scorer", "Setting", "collapse", "first_ids", "probability", "read_table", "train", "write_table", "write_training"]
 
@@ -196,8 +197,7 @@ def write_table(path: Path, scorer: Scorer) -> None:
 
 def read_table(path: Path, vocabulary: int, runs: int, limit: int) -> Scorer:
     """The Scorer that write_table wrote, of a model for `vocabulary` ids."""
-    with path.open("rb") as file:
-        table = np.load(file)
+    table = read_array(path)
     known_V = ~np.isnan(table[:vocabulary])
     word_V = np.where(known_V, table[:vocabulary], np.float32(0))
     in_end = not np.isnan(table[vocabulary])

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from corpus.classifier import probability
 from corpus.errors import CorruptFile, InputError
 from corpus.plan import read_record
 from corpus.seen import seen
@@ -116,7 +117,7 @@ def follow(last: Ends, root: Path, source: Step, row: dict[str, Any]) -> Iterato
 
 def _scored(row: dict[str, Any]) -> str:
     """The classifier's own score; and the rank's, where the page was trained on."""
-    rank = 1 / (1 + math.exp(-max(-700.0, row["logit"])))
+    rank = float(probability(np.array([row["logit"]]))[0])
     other = f", ranks by {rank:.4f} with its site unseen" if abs(rank - row["score"]) > 1e-4 else ""
     return f"scored   {row['score']:.4f}{other}, {row['tokens']} tokens, of {row['group']}"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ __all__ = [
     "id_keys",
     "logit_of",
     "ranks",
-    "read_array",
     "read_record",
     "sample_keys",
     "scored",
@@ -142,9 +140,3 @@ def id_keys(ids: Any) -> np.ndarray:
 def sample_keys(ids: Any, draw: int) -> np.ndarray:
     """uint64 [N]: what train_recall draws its pages by, and names them by ever after."""
     return draw_keys(ids, draw, "train_recall")
-
-
-def read_array(path: Path) -> np.ndarray:
-    """An array that np.save wrote, wherever the folder lies."""
-    with path.open("rb") as file:
-        return np.asarray(np.load(file))

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -43,10 +44,12 @@ __all__ = [
     "atomic",
     "check_file",
     "is_local",
+    "read_array",
     "read_json",
     "record_file",
     "step_files",
     "touched",
+    "write_array",
     "write_json",
     "write_table",
 ]
@@ -179,6 +182,18 @@ def _corrupt(path: Path, seen: str, record: FileRecord) -> CorruptFile:
         folder=path.parent.parent.name,
         file=record.path,
     )
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """`array` as .npy, written atomically."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """What write_array wrote."""
+    with _reading(path), path.open("rb") as file:
+        return np.asarray(np.load(file))
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@
 2. domains.yaml lists them, with counts, shares and pages not collected. A person edits a copy: with `annotations`, exactly what
    that accepts is accepted. Without, a domain is accepted, or else a folder of it, where the lower end of the confidence
    interval (Wilson) of its share of sure pages, times the precision held at the cut, is at least `bound`: four pages, all
-   sure, may be enough, and a site of which a third is another topic does not join, however large. A page is sure that
+   sure, may be enough, and a site of which a smaller share is sure never joins, however large. A page is sure that
    was collected and whose calibrated probability is a half or more: a budget larger than the topic collects others too.
 3. Pages under what was accepted are this step's documents, unless the seed has them. Everything else is dropped:
 
@@ -43,9 +43,9 @@ from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.exchange import partitions_for
 from corpus.groups import group_keys, places, prefixes, under
-from corpus.recall import TOPIC_GROUPS, check_scores, collected, id_keys, read_array, read_record, scored
+from corpus.recall import TOPIC_GROUPS, check_scores, collected, id_keys, read_record, scored
 from corpus.report import Report
-from corpus.shards import StepShards, as_path, atomic, read_json, write_json
+from corpus.shards import StepShards, as_path, atomic, read_array, read_json, write_json
 from corpus.step import Step
 
 REVISION = 2

@@ -30,9 +30,9 @@ from corpus.document import text_buffers
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.groups import groups
-from corpus.recall import HELD, SCORES, read_array, read_record, sample_keys, scores_of
+from corpus.recall import HELD, SCORES, read_record, sample_keys, scores_of
 from corpus.report import Report
-from corpus.shards import StepShards, write_table
+from corpus.shards import StepShards, read_array, write_table
 from corpus.signals import COLUMNS as SIGNALS
 from corpus.signals import with_signals
 from corpus.step import Step

@@ -43,7 +43,7 @@ from corpus.groups import group_keys
 from corpus.recall import RECORD, SCORES, TOPIC_GROUPS, check_scores, collected, logit_of, ranks, read_record, scored, scores_of
 from corpus.recall_report import draw_round, sample_pages, tell_round
 from corpus.report import Report
-from corpus.shards import Items, StepShards, atomic, write_json, write_table
+from corpus.shards import Items, StepShards, atomic, write_array, write_json, write_table
 from corpus.step import Step
 
 REVISION = 1
@@ -212,8 +212,7 @@ def count_groups(batches: Iterator[pa.RecordBatch], out: Path, topic_share: floa
     write_table(out, out / "groups.parquet", groups)
     share = groups.column("collected").to_numpy() / np.maximum(groups.column("pages").to_numpy(), 1)
     names = groups.column("group").combine_chunks().filter(pa.array(share > topic_share))
-    with atomic(out / TOPIC_GROUPS) as temporary, temporary.open("wb") as file:
-        np.save(file, np.sort(group_keys(names, names)))
+    write_array(out / TOPIC_GROUPS, np.sort(group_keys(names, names)))
     notes["topic_groups"] = len(names)
     return {**notes, "top_groups": groups.slice(0, 20).to_pylist()}
 

@@ -52,7 +52,7 @@ from corpus.document import text_buffers
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.groups import GROUPINGS, group_keys, groups
-from corpus.recall import HELD, HELD_ROW, RECORD, TOPIC_GROUPS, collected, id_keys, read_array, read_record, sample_keys, scored
+from corpus.recall import HELD, HELD_ROW, RECORD, TOPIC_GROUPS, collected, id_keys, read_record, sample_keys, scored
 from corpus.recall_training import (
     Chosen,
     Samples,
@@ -67,7 +67,7 @@ from corpus.recall_training import (
     split_groups,
 )
 from corpus.report import Report
-from corpus.shards import Items, StepShards, atomic, write_json
+from corpus.shards import Items, StepShards, atomic, read_array, write_array, write_json
 from corpus.signals import COLUMNS as SIGNALS
 from corpus.signals import WORDS, with_signals
 from corpus.step import Step
@@ -179,8 +179,7 @@ def seed_keys(batches: Iterator[pa.RecordBatch], out: Path) -> dict[str, Any]:
     """seed.npy: the sorted hashes of the ids of the seed."""
     parts = [id_keys(batch.column("id")) for batch in batches]
     keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]))
-    with atomic(out / "seed.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, keys)
+    write_array(out / "seed.npy", keys)
     return {"seed": len(keys)}
 
 
@@ -242,8 +241,7 @@ def train_model(batches: Iterator[Any], out: Path, config: Config, samples: Samp
     tested, sure = ~np.isnan(held), ~np.isnan(held) & ~chosen.doubt_N
     seen = np.zeros(int(sure.sum()), HELD_ROW)
     seen["key"], seen["logit"] = chosen.key_N[sure], held[sure]
-    with atomic(out / HELD) as temporary, temporary.open("wb") as file:
-        np.save(file, seen)
+    write_array(out / HELD, seen)
     logit, label = held[tested], chosen.label_N[tested]
     a, b = platt(held[sure], chosen.label_N[sure])
     return {

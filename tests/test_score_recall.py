@@ -18,8 +18,9 @@ from corpus.document import batch_of, text_buffers
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, CorruptFile
 from corpus.explain import explain
-from corpus.recall import HELD, HELD_ROW, SCORES, read_array, read_record, sample_keys, scored
+from corpus.recall import HELD, HELD_ROW, SCORES, read_record, sample_keys, scored
 from corpus.runner import run
+from corpus.shards import read_array
 from corpus.step import Step
 from corpus.tokenizer import load_encoder
 from stages.score_recall import Config, Reader, load, score, unseen
