@@ -97,6 +97,9 @@ class RayEngine(Engine):
             if not ray.is_initialized():
                 _connect(ray, address)
         else:
+            # Otherwise ray.init starts the workers itself and waits for each to report, for ever if one dies before it has.
+            # Those that tasks ask for are started anew after a minute (RAY_worker_register_timeout_seconds).
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             # Workers must import what this process can: a recipe's own stages live where it was started.
             path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
             ray.init(

@@ -39,9 +39,11 @@ def free_port() -> int:
 def cluster() -> Iterator[str]:
     """The dashboard's address of a one-node cluster, which ends with the test."""
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets lie under it, and their paths are limited
-        gcs, dashboard = free_port(), free_port() + 20
+        gcs = free_port()
+        dashboard, agent = gcs + 20, gcs + 40
         command = [str(RAY), "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
         command += [
+            f"--dashboard-agent-listen-port={agent}",  # jobs go through it; the default may be another cluster's
             "--disable-usage-stats",
             "--include-log-monitor=false",
             f"--temp-dir={folder}",
