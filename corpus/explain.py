@@ -96,7 +96,8 @@ def follow(last: Ends, root: Path, source: Step, row: dict[str, Any]) -> Iterato
             if row["reason"] is not None:
                 yield line.format(step.name, _dropped(row))
                 return
-            facts = ", ".join(f"{key} {row[key]}" for key in ("commit", "license") if row.get(key))
+            known = ("commit", "license", "warc", "offset", "length")
+            facts = ", ".join(f"{key} {row[key]}" for key in known if row.get(key) not in (None, ""))
             yield line.format(
                 step.name, f"read     shard {row['shard']}, {len(row['text'])} bytes{', ' + facts if facts else ''}"
             )

@@ -2,7 +2,8 @@
 
     due       seconds before the next request to a host: the pace it has taken so far, or what its Retry-After left open
     refused   that pace is halved, from `first_wait_s` up to a minute between requests
-    answered  it is doubled
+    answered  it is doubled, and what was lost is forgotten
+    lost      seconds spent on a host, waiting or in stalls, since it last answered: over all that was asked of it
 
 Who waits, and when to give up, is corpus/remote_body.py's part.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +25,10 @@ SLOWEST_S = 60.0  # between two requests, unless the server says more
 
 @dataclass(frozen=True)
 class Access:
-    """budget_s: of waiting, per file. first_wait_s: after the first refusal. stall_s: without a byte. cache: a local folder."""
+    """budget_s: of waiting, per file, and per host that answers nothing. first_wait_s: after the first refusal.
+
+    stall_s: without a byte. cache: a local folder.
+    """
 
     user_agent: str = "crawl-to-tokens"
     budget_s: float = 600.0
@@ -42,6 +47,8 @@ class Pace:
         self.sleep, self.clock = sleep, clock
         self.delays: dict[str, float] = {}  # by host: seconds before each request
         self.closed_until: dict[str, float] = {}  # by host: when its Retry-After ends
+        self.lost: dict[str, float] = {}
+        self.refused_at: dict[str, float] = {}
         self.tries = 0
         self.waited = 0.0
 
@@ -54,12 +61,24 @@ class Pace:
             self.waited += seconds
             self.sleep(seconds)
 
+    def spend(self, host: str, seconds: float) -> None:
+        self.lost[host] = self.lost.get(host, 0.0) + seconds
+
+    def given_up(self, host: str, budget_s: float) -> bool:
+        """It has cost the budget, and it is not yet time to see whether it is back: asked for nothing, it costs nothing."""
+        delay = self.delays.get(host, 0.0)
+        if self.lost.get(host, 0.0) + delay <= budget_s:
+            return False
+        return self.clock() - self.refused_at.get(host, -math.inf) < min(delay, budget_s)
+
     def refused(self, host: str, at_least: float) -> None:
+        self.refused_at[host] = self.clock()
         self.delays[host] = min(SLOWEST_S, max(self.first_wait_s, 2 * self.delays.get(host, 0.0)))
         if at_least > 0:
             self.closed_until[host] = self.clock() + at_least
 
     def answered(self, host: str) -> None:
+        self.lost[host] = 0.0
         delay = self.delays.get(host, 0.0) / 2
         self.delays[host] = delay if delay >= self.first_wait_s / 4 else 0.0
 

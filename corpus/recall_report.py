@@ -1,4 +1,4 @@
-"""A recall round for people: a table of the rounds so far, plots, and pages at the top and at the cut."""
+"""A recall round for people: a table of the rounds so far, plots, pages at the top and at the cut; a classifier's card."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from corpus.recall import Scored, ranks
+from corpus.signals import WORDS
 
-__all__ = ["draw_round", "sample_pages", "tell_round"]
+__all__ = ["card", "draw_round", "sample_pages", "tell_round"]
 
 SAMPLED = (("top", "Best"), ("kept", "Last collected"), ("missed", "First not collected"))
 
@@ -86,6 +87,41 @@ def tell_round(record: dict[str, Any]) -> str:
         told = [f"  {page['score']:.4f}  {page['where']}" for page in record["sampled"][kind]]
         lines += ["", title, *(told or ["  none"])]
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def card(name: str, record: dict[str, Any]) -> str:
+    """What somebody needs who is handed a train_recall step's model.bin and tokenizer.json."""
+    limit, rows = record["max_tokens"], record["curve"]
+    setting = ", ".join(f"{key} {value}" for key, value in record["setting"].items())
+    own = (
+        f"2. Before them come the words of four signals, {WORDS} ids after the tokenizer's, each once for every 32 ids of "
+        f"the first {limit:,}: counts of formulae and code that extract_text made, see corpus/signals.py."
+        if record["signals"]
+        else "2. Nothing comes before them: this classifier reads text alone."
+    )
+    lines = [
+        f"# {name}",
+        "",
+        "A fastText classifier (supervised; labels `__label__topic` and `__label__other`) of a round of recall.",
+        "",
+        "1. Encode a text with `tokenizer.json`, without special tokens; a word is an id in decimal.",
+        own,
+        f"3. The first {limit:,} words, joined by spaces, are the line that `predict(line, k=2)` of stock fastText scores.",
+        "",
+        f"Trained on {record['positives']:,} pages of the topic and {record['negatives']:,} others ({setting}).",
+        f"Held back: average precision {record['average_precision']:.4f}; precision as if both labels were equally many,",
+        "which a pool with few pages of the topic has not:",
+        "",
+        *(
+            f"- recall {row['recall']:.2f}: precision {row['precision']:.4f} at score {_score(row['logit']):.4g}"
+            for row in rows
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))
 
 
 def _bars(histogram: dict[str, Any]) -> list[tuple[str, float]]:

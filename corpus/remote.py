@@ -9,7 +9,7 @@ A server that serves the whole world refuses, stalls and hangs up. Reading goes 
 
 A host that refused is asked more slowly from then on, by this reader's next requests too, and faster again with each one it
 answers (corpus/pace.py). All that time comes out of one budget per file (or group of ranges), as do stalls; when it is spent
-the error is an InputError.
+the error is an InputError. A host that answers nothing costs one budget, however many of its files are asked for.
 HTTP is streamed in one request for as long as it lasts; a server that ignores ranges costs what lies before the position.
 Other file systems are read in blocks. Credentials, endpoints and proxies are those of fsspec's and the library's own
 configuration (for s3://, s3fs and the AWS variables).
@@ -69,16 +69,26 @@ class Remote:
 
     def read(self, where: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop), fewer where the file ends before."""
+        data, error = self._read(where, start, stop)
+        if error is not None:
+            raise error
+        return data
+
+    def _read(self, where: str, start: int, stop: int | None) -> tuple[bytes, InputError | None]:
+        """What came, and why no more did."""
         ranged = is_remote(where) and (start, stop) != (0, None)  # whole files are kept as they are read
         cached = self._cached(f"{where}#{start}-{stop}") if ranged else None
         if cached is not None and cached.exists():
-            return cached.read_bytes()
-        with contextlib.closing(self.open(where, start, stop)) as body:
-            parts = []
-            left = stop - start if stop is not None else 1 << 62
-            while left and (part := body.read(min(left, _STEP))):
-                parts.append(part)
-                left -= len(part)
+            return cached.read_bytes(), None
+        parts: list[bytes] = []
+        try:
+            with contextlib.closing(self.open(where, start, stop)) as body:
+                left = stop - start if stop is not None else 1 << 62
+                while left and (part := body.read(min(left, _STEP))):
+                    parts.append(part)
+                    left -= len(part)
+        except InputError as error:
+            return b"".join(parts), error
         data = b"".join(parts)
         if cached is not None:
             copy = Copy(cached)
@@ -86,7 +96,7 @@ class Remote:
                 copy.write(data)
             finally:
                 copy.close(copy.size == len(data))
-        return data
+        return data, None
 
     def size(self, where: str) -> int:
         """Bytes of a file."""
@@ -103,12 +113,9 @@ class Remote:
         """The bytes of each (start, stop), in their order, or why they cannot be had; neighbours in one request."""
         for group in _grouped(spans):
             start, stop = group[0][0], max(b for _, b in group)
-            try:
-                data: bytes | InputError = self.read(where, start, stop)
-            except InputError as error:
-                data = error
+            data, error = self._read(where, start, stop)
             for a, b in group:
-                yield data if isinstance(data, InputError) else data[a - start : b - start]
+                yield error if error is not None and b - start > len(data) else data[a - start : b - start]
 
     def _cached(self, name: str) -> Path | None:
         if self.access.cache is None:

@@ -1,7 +1,8 @@
 """One remote file as a stream that does not break off: what is behind corpus/remote.py.
 
 A Body knows its position. Whatever goes wrong, it hangs up, waits as the Pace says, and asks again from there. Its budget is
-spent by every second that brings it no byte: the waiting between requests, and a request that stalls.
+spent by every second that brings it no byte: the waiting between requests, and a request that stalls. A host that answers
+nothing costs it once, not once for each of its files: afterwards one file is tried when the Pace says, and the others fail.
 """
 
 from __future__ import annotations
@@ -142,13 +143,18 @@ class Body:
     def _ask(self) -> None:
         """A stream from the position on, when it is time for that.
 
-        However slowly its host is asked by now, a file is tried once; but not before the time the host itself has named.
+        However slowly its host is asked by now, a file is tried once; but not before the time the host itself has named, nor
+        while the host is given up.
         """
-        wait, left = self.pace.due(self.host), self.access.budget_s - self.spent
+        lost = self.pace.lost.get(self.host, 0.0)
+        wait, left = self.pace.due(self.host), self.access.budget_s - max(self.spent, lost)
+        if self.pace.given_up(self.host, self.access.budget_s):
+            why = f"{self.host} has answered nothing for {lost:.0f} s, {self.access.budget_s:.0f} allowed"
+            raise failure(self.where, self.position, why)
         if wait > max(left, SLOWEST_S):
             raise failure(self.where, self.position, f"{wait:.0f} s more until it may be asked, {left:.0f} allowed")
         wait = max(0.0, min(wait, left))
-        self.spent += wait
+        self._spend(wait)
         self.pace.pause(wait)
         self.heard, self.silent = self.pace.clock(), True
         self.stream = _connect(self)
@@ -165,11 +171,16 @@ class Body:
         refused = not isinstance(status, int) or not 400 <= status < 500 or status in _REFUSED
         if isinstance(error, _HOPELESS) or type(error).__name__ in _UNNAMED or not refused:
             raise failure(self.where, self.position, _said(error)) from error
-        self.spent += self.pace.clock() - self.heard
+        self._spend(self.pace.clock() - self.heard)
         self.pace.refused(self.host, retry_after(error))
-        if self.spent + self.pace.due(self.host) > self.access.budget_s:
-            budget = f"after {self.spent:.0f} s of waiting, {self.access.budget_s:.0f} allowed"
+        spent = max(self.spent, self.pace.lost[self.host])
+        if spent + self.pace.due(self.host) > self.access.budget_s:
+            budget = f"after {spent:.0f} s of waiting, {self.access.budget_s:.0f} allowed"
             raise failure(self.where, self.position, f"{_said(error)}, {budget}") from error
+
+    def _spend(self, seconds: float) -> None:
+        self.spent += seconds
+        self.pace.spend(self.host, seconds)
 
     def _hang_up(self) -> None:
         if self.stream is not None:

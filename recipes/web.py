@@ -35,6 +35,8 @@ def recall(
     rounds: int = 3,
     *,
     tokens: tuple[int, ...] = (),
+    probability: float | None = None,
+    precision: float | None = None,
     growth: Growth | None = None,
     group_by: Literal["domain", "repository"] = "domain",
     annotations: tuple[str | None, ...] = (),
@@ -42,9 +44,10 @@ def recall(
 ) -> Step:
     """The pages of the last round (a select_recall step); steps are named train_recall_math_1 and so on.
 
-    domain: "code", "math" or "github", or any name of yours. tokens: to collect, per round (the paper's cut); where it is
-    empty, growth.share. annotations: an edited domains.yaml per round, None where the choice is automatic. training: fields
-    of train_recall.Config, the same in every round.
+    domain: "code", "math" or "github", or any name of yours. tokens: to collect, per round (the paper's cut). Where it is
+    empty, pages of at least `probability`, or as deep as `precision` was held, in every round (select_recall). Where those
+    are not given either, growth.share, whether the pool has so much of the topic or not. annotations: an edited domains.yaml
+    per round, None where the choice is automatic. training: fields of train_recall.Config, the same in every round.
     """
     growth = growth or Growth()
     seeds: tuple[Step, ...] = (seed,)
@@ -61,8 +64,9 @@ def recall(
         )
         model = Step(f"train_recall_{domain}_{r}", config)
         scores = Step(f"score_recall_{domain}_{r}", score_recall.Config(files=pool, model=model))
-        budget, share = (_of(tokens, r), None) if tokens else (None, _of(growth.share, r))
-        cut = select_recall.Config(files=pool, scores=scores, previous=previous, tokens=budget, share=share)
+        given = {"tokens": _of(tokens, r) if tokens else None, "probability": probability, "precision": precision}
+        limits = {name: value for name, value in given.items() if value is not None} or {"share": _of(growth.share, r)}
+        cut = select_recall.Config(files=pool, scores=scores, previous=previous, **limits)
         previous = Step(f"select_recall_{domain}_{r}", cut)
         if r < rounds:
             table = annotations[r - 1] if r <= len(annotations) else None

@@ -30,8 +30,8 @@ Requests, metadata (WAT) and warcinfo records are no documents; the report count
 one capture in a hundred, mostly logs and tables. WET files are the exception, being nothing else.
 
 The trade: a page that its crawler cut short is kept (`meta` says so), since half a page of mathematics is mathematics. A file
-fails as a whole from the byte where the budget of retries ends: a server that is down for an hour costs the files met then, and
-running again does not fetch them unless the step is deleted.
+fails as a whole from the byte where the budget of retries ends: a server that is down for an hour costs the files met then.
+That is said at the end, and running again does not fetch them unless the step is deleted.
 
 Reference: DeepSeekMath (arXiv 2402.03300) 2.1 and DeepSeek-Coder-V2 (arXiv 2406.11931) 2, whose web pages are Common Crawl's.
 """
@@ -253,7 +253,19 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     bundles = [tuple(captures[i : i + _PER_TASK]) for i in range(0, len(captures), _PER_TASK)]
     report = engine.map_shards(functools.partial(crawl, config=config), Items((*files, *bundles)), out)
     report.notes |= notes
+    if lost := report.dropped.get("fetch_failed", 0):
+        advice = f"correct what it says and delete {out} to ask again: with a `cache`, only for what did not come"
+        said = f"crawl_commoncrawl: {lost:,} files or records could not be had, the last: {_last_failure(out):.300}; {advice}"
+        engine.progress.say(said)
     return report
+
+
+def _last_failure(out: Path) -> str:
+    for path in sorted((out / "dropped").glob("*.parquet"), reverse=True):
+        table = pq.read_table(path, columns=["evidence"], filters=[("reason", "=", "fetch_failed")])
+        if table.num_rows:
+            return str(table.column("evidence")[-1].as_py())
+    return "unknown"
 
 
 def _archives(config: Config, engine: Engine) -> list[Archive]:

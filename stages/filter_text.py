@@ -22,6 +22,7 @@ The rules, in this order; the first that fires is the reason. What is counted, a
     top_grams        the most frequent 2-, 3-, 4-gram: more than 20 %, 18 %, 16 % of the characters       Gopher
     duplicate_grams  in 5- to 10-grams that stood before: more than 15, 14, 13, 12, 11, 10 %      Gopher
     datatrove        a filter of datatrove, named in the Config, said no; the evidence names filter and reason
+    datatrove_failed such a filter raised an error; the evidence has it
 
 Every limit may be None: the rule is off. Rules on word length hold for the words written with spaces, where those are half of
 a text's words and more; the stop words are English, so that rule holds for rows whose `language` is "en" or unknown.
@@ -59,12 +60,13 @@ from corpus.report import Report
 from corpus.rules import Rule, first_match
 from corpus.step import Step
 
-REVISION = 1
+REVISION = 2
 
 REASONS = (
     "language", "language_score", "lorem_ipsum", "few_sentences", "few_words", "many_words", "word_length", "hashes",
     "ellipses", "bullets", "ellipsis_lines", "letters", "stop_words", "line_ends", "short_lines", "newlines", "same_lines",
     "paragraphs", "paragraph_characters", "lines", "line_characters", "top_grams", "duplicate_grams", "datatrove",
+    "datatrove_failed",
 )  # fmt: skip
 
 _COUNTS = (
@@ -152,8 +154,8 @@ def judge(batch: pa.RecordBatch, config: Config, state: list[Any] | None = None)
     stats = prose_stats(batch.column("text"), config.stop_words, limits)
     rules = [*_language_rules(batch, config), *_quality_rules(batch, stats, config), *_repetition_rules(stats, config)]
     code_N, evidence_N = first_match(rules, REASONS, batch.num_rows)
-    for row, said in _told_by_datatrove(batch, np.flatnonzero(code_N < 0), state or []):
-        code_N[row], evidence_N[row] = REASONS.index("datatrove"), said
+    for row, why, said in _told_by_datatrove(batch, np.flatnonzero(code_N < 0), state or []):
+        code_N[row], evidence_N[row] = REASONS.index(why), said
     reason = pa.array(REASONS, pa.string()).take(pa.array(code_N, mask=code_N < 0))
     return Verdict(batch, reason, pa.array(evidence_N, pa.string()))
 
@@ -279,8 +281,8 @@ def _made(given: Filter) -> Any:
         raise ConfigError(f"{where} cannot be made with {dict(given.arguments)}: {error}") from error
 
 
-def _told_by_datatrove(batch: pa.RecordBatch, rows_M: np.ndarray, made: list[Any]) -> list[tuple[int, str]]:
-    """(row, evidence) of each document that a filter drops, or fails on: a document that stops a filter stops no run."""
+def _told_by_datatrove(batch: pa.RecordBatch, rows_M: np.ndarray, made: list[Any]) -> list[tuple[int, str, str]]:
+    """(row, reason, evidence) of each document a filter drops, or fails on: a document that stops a filter stops no run."""
     if not made or not len(rows_M):
         return []
     kind = importlib.import_module("datatrove.data").Document
@@ -292,10 +294,11 @@ def _told_by_datatrove(batch: pa.RecordBatch, rows_M: np.ndarray, made: list[Any
             try:
                 answer = one.filter(document)
             except Exception as error:  # noqa: BLE001 - any code at all runs here
-                answer = False, f"{type(error).__name__}: {error}"[:200]
+                told.append((row, "datatrove_failed", f"{type(one).__name__}: {type(error).__name__}: {error}"[:200]))
+                break
             keep, why = answer if isinstance(answer, tuple) else (answer, None)
             if not keep:
-                told.append((row, type(one).__name__ + (f": {why}" if why else "")))
+                told.append((row, "datatrove", type(one).__name__ + (f": {why}" if why else "")))
                 break
     return told
 

@@ -2,11 +2,13 @@
 
 1. Topic groups are those of which the round collected more than its `topic_share` (a tenth). They are counted again by URL:
    whole domain, first folder, first two folders. Repositories are counted whole.
-2. domains.yaml lists them, with counts, shares and pages not collected. A person edits a copy: with `annotations`, exactly what
-   that accepts is accepted. Without, a domain is accepted, or else a folder of it, where the lower end of the confidence
-   interval (Wilson) of its share of sure pages, times the precision held at the cut, is at least `bound`: four pages, all
-   sure, may be enough, and a site of which a smaller share is sure never joins, however large. A page is sure that
-   was collected and whose calibrated probability is a half or more: a budget larger than the topic collects others too.
+2. domains.yaml lists them, with counts, shares and pages not collected: all of which something is accepted, and of the rest
+   the 2,000 domains with most collected, each with its 20 largest folders; the notes and the table say how many were left
+   out. A person edits a copy: with `annotations`, exactly what that accepts is accepted. Without, a domain is accepted, or else
+   a folder of it, where the lower end of the confidence interval (Wilson) of its share of sure pages, times the precision
+   held at the cut (0 where nothing could be held back), is at least `bound`: four pages, all sure, may be enough, and a site
+   of which a smaller share is sure never joins, however large. A page is sure that was collected and whose calibrated
+   probability is a half or more: a budget larger than the topic collects others too.
 3. Pages under what was accepted are this step's documents, unless the seed has them. Everything else is dropped:
 
     in_seed       the seed has it
@@ -14,10 +16,11 @@
     unlikely      under what was accepted automatically, but its calibrated probability is less than `unlikely`
     outside       under nothing that was accepted
 
-The trade: DeepSeekMath adds pages that were not collected only, judged by hand. Automatically accepted sites are on topic
-with the chance the bound says; and `add_collected` also adds the collected pages of accepted sites: those are the surest of
-the topic that the seed has not, and without them a small seed learns the sites' fringes. Sites on two topics would carry the
-seed from one to the other, so pages the model is sure about stay out; that also keeps out what it is wrong to be sure about.
+The trade: DeepSeekMath adds pages that were not collected only, judged by hand. The bound rests on probabilities calibrated on
+pages held back, half of them on topic, so it orders sites better than it counts their pages; and `add_collected` also adds
+the collected pages of accepted sites: those are the surest of the topic that the seed has not, and without them a small seed
+learns the sites' fringes. Sites on two topics would carry the seed from one to the other, so pages the model is sure about
+stay out; that also keeps out what it is wrong to be sure about.
 
 Reference: DeepSeekMath (arXiv 2402.03300), section 2.1.
 """
@@ -48,10 +51,11 @@ from corpus.report import Report
 from corpus.shards import StepShards, as_path, atomic, read_array, read_json, write_json
 from corpus.step import Step
 
-REVISION = 2
+REVISION = 3
 REASONS = ("in_seed", "collected", "unlikely", "outside")
 
-_LISTED = 20  # folders listed of a domain
+_LISTED = 20  # folders listed of a domain beside those accepted
+_TABLE = 2_000  # domains listed beside those of which something is accepted: a person reads them
 _ACCEPTED = "accepted.json"
 
 
@@ -112,39 +116,62 @@ def route(
 
 def survey(batches: Iterator[pa.RecordBatch], out: Path, config: Config, precision: float, whole: bool) -> dict[str, Any]:
     """domains.yaml and what is accepted. whole: groups are repositories, which have no folders here."""
-    entries: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
+    groups: list[str] = []
+    parts: list[str] = []
+    topic_groups = left_out = 0
+    asked = read_annotations(as_path(config.annotations)) if config.annotations is not None else None
+    unseen = dict.fromkeys(asked.groups) if asked is not None else {}
     for batch in batches:
         batch = batch.take(pc.sort_indices(batch, sort_keys=[("group", "ascending"), ("key", "ascending")]))
         listed = {row["name"]: _entry("domain", row) for row in _counts(batch, "group", config, precision)}
         for level in () if whole else ("one", "two"):
             for row in _counts(batch, level, config, precision):
                 listed[row["group"]].setdefault("prefixes", []).append(_entry("prefix", row))
-        entries += listed.values()
-    for entry in entries:
-        parts = sorted(entry.get("prefixes", []), key=lambda part: (-part["pages"], part["prefix"]))[:_LISTED]
-        if parts:
-            entry["prefixes"] = parts
-        if entry["accept"]:  # the whole has its parts
-            for part in parts:
-                part["accept"] = False
-    entries.sort(key=lambda entry: (-entry["collected"], entry["domain"]))
+        for name, entry in listed.items():
+            unseen.pop(name, None)
+            if entry["accept"]:
+                groups.append(name)
+            _shorten(entry)
+            parts += [part["prefix"] for part in entry.get("prefixes", []) if part["accept"]]
+        topic_groups += len(listed)
+        table, left = _shortest([*table, *listed.values()])
+        left_out += left
     with atomic(out / "domains.yaml") as temporary:
-        write_annotations(temporary, entries)
-    if config.annotations is not None:
-        accepted = read_annotations(as_path(config.annotations))
-    else:
-        parts = [part["prefix"] for entry in entries for part in entry.get("prefixes", []) if part["accept"]]
-        accepted = Accepted(tuple(entry["domain"] for entry in entries if entry["accept"]), tuple(parts))
+        write_annotations(temporary, table)
+    accepted = asked if asked is not None else Accepted(tuple(sorted(groups)), tuple(sorted(parts)))
     write_json(out / _ACCEPTED, dataclasses.asdict(accepted))
-    known = {entry["domain"] for entry in entries}
-    unseen = [name for name in accepted.groups if name not in known]
     return {
-        "topic_groups": len(entries),
+        "topic_groups": topic_groups,
+        "topic_groups_not_listed": left_out,
         "accepted_groups": len(accepted.groups),
         "accepted_prefixes": len(accepted.prefixes),
         "accepted": [*accepted.groups, *accepted.prefixes][:50],
-        "annotated_but_not_on_topic": unseen[:50],
+        "annotated_but_not_on_topic": [*unseen][:50],
     }
+
+
+def _shorten(entry: dict[str, Any]) -> None:
+    """The folders of a domain that are listed: none accepted where the whole is, else those accepted, then the largest."""
+    parts = entry.get("prefixes", [])
+    if entry["accept"]:  # the whole has its parts
+        for part in parts:
+            part["accept"] = False
+    parts.sort(key=lambda part: (not part["accept"], -part["pages"], part["prefix"]))
+    few = parts[: _LISTED + sum(part["accept"] for part in parts)]
+    if few:
+        entry["prefixes"] = few
+    if len(parts) > len(few):
+        entry["prefixes_not_listed"] = len(parts) - len(few)
+
+
+def _shortest(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The table, most collected first, and how many entries it leaves out."""
+    entries.sort(key=lambda entry: (-entry["collected"], entry["domain"]))
+    chosen = [entry["accept"] or any(part["accept"] for part in entry.get("prefixes", [])) for entry in entries]
+    open_ones = np.cumsum([not mine for mine in chosen])
+    table = [entry for entry, mine, nth in zip(entries, chosen, open_ones, strict=True) if mine or nth <= _TABLE]
+    return table, len(entries) - len(table)
 
 
 def _counts(batch: pa.RecordBatch, level: str, config: Config, precision: float) -> list[dict[str, Any]]:
@@ -243,8 +270,8 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     record = read_record(engine, config.selected)
     model = config.scores.config.model
     pool = scored(engine, config.files, config.scores)
-    at = record["held_back_at_cut"]
-    precision = at["precision"] if at is not None else 1.0
+    at = record["held_back_at_cut"] or next(iter(record["curve"]), None)  # a cut above the curve is surer than its first row
+    precision = at["precision"] if at is not None else 0.0
     partitions = partitions_for(record["pages"] * 2000)
     line = tuple(read_record(engine, model)["calibration"])
     topic = engine.folder(config.selected) / TOPIC_GROUPS

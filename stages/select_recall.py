@@ -5,7 +5,8 @@ Pages are ranked by the round's scores, equal ones by a hash of their id. The cu
     tokens        the fewest pages from the top that hold so many tokens      (DeepSeekMath: the top 40 B of a round)
     share         the same, as a share of the pool's tokens
     probability   pages of at least this calibrated probability
-    precision     as deep as this precision was held on the pages held back in training; nothing where it never was
+    precision     as deep as this precision was held on the pages held back in training, as if both labels were equally many;
+                  nothing where it never was
 
 and exact to one page. Pages kept get the column `recall_score`; the others are dropped:
 
@@ -46,7 +47,7 @@ from corpus.report import Report
 from corpus.shards import Items, StepShards, atomic, write_array, write_json, write_table
 from corpus.step import Step
 
-REVISION = 1
+REVISION = 2
 REASONS = ("below_cut",)
 
 _BINS = 1 << 20  # of the rank's upper bits, in the first pass
@@ -101,7 +102,7 @@ def _sigmoid(logit: float) -> float:
 
 
 def find_cut(batches: Iterator[Any], out: Path, scores: StepShards, config: Config, model: dict[str, Any]) -> dict[str, Any]:
-    """The last rank collected (None: no page is), and the histogram of scores."""
+    """The last rank collected (None: no page is), the pages more likely on topic than not, and the histogram of scores."""
     tokens_B, pages_B = np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64)
     shift = np.uint64(64 - 20)
     for rank, tokens in _ranked(scores):
@@ -114,7 +115,11 @@ def find_cut(batches: Iterator[Any], out: Path, scores: StepShards, config: Conf
         cut = _rank_at(_threshold(config, model))
     else:
         cut = _spend(scores, tokens_B, budget, shift)
-    return {"cut": cut, "pool_pages": int(pages_B.sum()), "pool_tokens": total, "budget": budget or None, **_histogram(pages_B)}
+    a, b = model["calibration"]
+    even = _rank_at(-b / a)  # to a bin, which is a thousandth of the logit's size
+    likely = int(pages_B[: (even >> int(shift)) + 1].sum()) if even is not None else 0
+    sizes = {"pool_pages": int(pages_B.sum()), "pool_tokens": total, "likely_pages": likely}
+    return {"cut": cut, "budget": budget or None, **sizes, **_histogram(pages_B)}
 
 
 def _ranked(scores: StepShards) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -279,6 +284,11 @@ def _record(config: Config, model: dict[str, Any], found: dict[str, Any], before
         remarks.append("no page was collected: nothing in the pool reaches the cut, or the pool has no page of the topic")
     if found["topic_groups"] == 0 and found["pages"]:
         remarks.append("no group has enough pages collected to be on topic")
+    if 2 * found["likely_pages"] < found["pages"]:
+        remarks.append(
+            f"only {found['likely_pages']:,} pages of the pool are more likely on topic than not, {found['pages']:,} were "
+            "collected: cut by probability or precision, or ask for less"
+        )
     top = found["top_groups"]
     if top and top[0]["collected"] * 2 > found["pages"]:
         remarks.append(f"{top[0]['group']} alone has {top[0]['collected']:,} of the {found['pages']:,} pages collected")
@@ -308,6 +318,6 @@ def _line(number: int, found: dict[str, Any], model: dict[str, Any], overlap: fl
         "new groups": found["new_groups"],
         "overlap": overlap,
         "average precision held back": model["average_precision"],
-        "precision at the cut": at[-1]["precision"] if at else None,
+        "precision at the cut, of equal counts": at[-1]["precision"] if at else None,
         "recall at the cut": at[-1]["recall"] if at else None,
     }

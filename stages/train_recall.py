@@ -13,20 +13,22 @@
    20,000 positives the pool is the web, of which few pages are on any topic, and none is doubted.
 4. setting "fixed": fastText with the numbers of the Config, those of DeepSeekMath.
    setting "auto": the same at half a million positives. Below, 3 epochs at rate 0.1 underfit badly, so each of a small fixed
-   grid of rates and epochs is tried, and the one that ranks pages of groups held back best is used; dim and buckets shrink
-   with the text, since a line through two labels needs few of either. Up to 20,000 positives, three folds of groups are held
-   back in turn and the model is then trained on everything; above, a tenth of the groups stays held back.
+   grid of rates and epochs (0.5 and 10, 0.5 and 5) is tried, and the one that ranks pages of groups held back best is used;
+   dim and buckets shrink with the text, since a line through two labels needs few of either. Up to 20,000 positives, three
+   folds of groups are held back in turn and the model is then trained on everything; above, a tenth stays held back.
 5. With `signals`, where all pages have been through extract_text, the classifier also reads what that counted of formulae and
    code, as words before the text (corpus/signals.py). Text alone is the paper's.
-6. What was held back gives the table of precision and recall, in which doubted pages count as "not on topic", so that the
-   precision is a lower bound, and the calibration (Platt: monotone, so ranks stay), in which they do not count.
+6. What was held back gives the table of precision and recall, as if both labels were equally many: in a pool of which one
+   page in fifty is on topic, 0.90 is 0.15. Doubted pages count as "not on topic" there; in the calibration (Platt: monotone,
+   so ranks stay) they do not count.
 7. A page that was trained on is known by heart. So up to 20,000 positives it ranks by the model of rule 4 that was trained
    without its site, on the scale of the model trained on all: a site that joined the seed by mistake is found out, and
    pages of the topic that were taken for negatives are found. Above, three epochs over so much leave little by heart.
 8. When the round before collected nothing new (its record says converged), its model is copied and nothing is trained.
 
-Writes model.bin (stock fastText loads it), table.npy (folded for scoring, see corpus/classifier.py), held.npy (rule 7),
-seed.npy (hashes of the ids of the seed) and recall.json (setting, counts, calibration, table). All documents count as used.
+Writes model.bin (stock fastText loads it), with tokenizer.json and README.md what its reader needs, table.npy (folded for
+scoring, see corpus/classifier.py), held.npy (rule 7), seed.npy (hashes of the ids of the seed) and recall.json (setting,
+counts, calibration, table). All documents count as used.
 
 The trade: one thread trains, since fastText's bytes are the same from run to run only then; that is hours at 500,000 pages
 a side. Doubting costs three short trainings, and hard negatives that were none of the topic.
@@ -53,6 +55,7 @@ from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
 from corpus.groups import GROUPINGS, group_keys, groups
 from corpus.recall import HELD, HELD_ROW, RECORD, TOPIC_GROUPS, collected, id_keys, read_record, sample_keys, scored
+from corpus.recall_report import card
 from corpus.recall_training import (
     Chosen,
     Samples,
@@ -73,7 +76,7 @@ from corpus.signals import WORDS, with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 
-REVISION = 3
+REVISION = 4
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 _GRID = ((0.5, 10), (0.5, 5))  # rate, epochs; the first is what doubts
@@ -353,6 +356,10 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     else:
         record = _train(config, out, engine, pool, seeds, before)
     write_json(out / RECORD, record)
+    with atomic(out / "tokenizer.json") as temporary:
+        temporary.write_bytes(path_of(engine, config.tokenizer).read_bytes())
+    with atomic(out / "README.md") as temporary:
+        temporary.write_text(card(out.name, record), "utf-8")
     rows = sum(_rows(engine, step) for step in config.seed)
     rows += _rows(engine, config.previous) if config.previous is not None else 0
     keys = ("positives", "negatives", "signals", "average_precision", "setting", "remarks", "copied")

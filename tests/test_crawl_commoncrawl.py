@@ -21,7 +21,7 @@ from warcio.exceptions import ArchiveLoadFailed
 
 from corpus.archives import Archive, read_listing
 from corpus.document import document_id, verdict_of
-from corpus.engine import LocalEngine
+from corpus.engine import LocalEngine, Silent
 from corpus.errors import ConfigError, InputError, StorageError
 from corpus.page import PAGE as SCHEMA
 from corpus.page import page
@@ -51,8 +51,18 @@ class Result:
         return {row["url"]: row["reason"] for row in self.dropped}
 
 
-def crawl(tmp_path: Path, **fields: Any) -> Result:
-    engine = LocalEngine(tmp_path / "root")
+class Heard(Silent):
+    """What a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def crawl(tmp_path: Path, progress: Heard | None = None, **fields: Any) -> Result:
+    engine = LocalEngine(tmp_path / "root", progress)
     step = Step("crawl", Config(**fields))
     report = run(step, engine)["crawl"]
     folder = engine.folder(step)
@@ -378,12 +388,14 @@ def test_whole_files_through_a_server_that_fails_every_third_request(snapshot: P
 
 def test_a_file_that_cannot_be_had_is_a_row_and_stops_nobody(snapshot: Path, tmp_path: Path) -> None:
     (snapshot / "crawl" / "4.warc.gz").unlink()
+    heard = Heard()
     with serving(snapshot) as server:
         urls = tuple(f"{server.url}crawl/{i}.warc.gz" for i in range(10))
-        result = crawl(tmp_path, warcs=(*urls, "nonsense://x/y.warc.gz"), **QUICK)
+        result = crawl(tmp_path, heard, warcs=(*urls, "nonsense://x/y.warc.gz"), **QUICK)
     assert len(result.kept) == 9 and [row["reason"] for row in result.dropped] == ["fetch_failed"] * 2
     assert "FileNotFoundError" in result.dropped[0]["evidence"] and urls[4] in result.dropped[0]["evidence"]
     assert result.report.notes["files_failed"] == 2
+    assert any("2 files or records could not be had, the last: nonsense://x/y.warc.gz" in line for line in heard.lines)
 
 
 def test_what_came_before_the_server_went_away_is_kept(snapshot: Path, tmp_path: Path) -> None:

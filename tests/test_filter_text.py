@@ -318,7 +318,7 @@ class Broken:
 
 def test_a_filter_that_fails_drops_the_document_and_says_so() -> None:
     found = judge(batch_of([{"id": "0", "text": "x"}]), only(), [Broken()])
-    assert (found.reason[0].as_py(), found.evidence[0].as_py()) == ("datatrove", "Broken: RuntimeError: no such thing")
+    assert (found.reason[0].as_py(), found.evidence[0].as_py()) == ("datatrove_failed", "Broken: RuntimeError: no such thing")
 
 
 @pytest.mark.parametrize(

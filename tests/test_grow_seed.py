@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus.annotations import read_annotations
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError
 from corpus.report import Report
 from corpus.runner import run
+from corpus.shards import read_json
 from corpus.step import Step
-from stages.grow_seed import Config, wilson
+from stages import grow_seed
+from stages.grow_seed import Config, survey, wilson
 from tests.recall_pages import grow, made, round_of, rows_of, select, site, source, tokenizer
 
 SEED = site("seed.org", True, 20)
@@ -187,3 +191,44 @@ def test_a_round_by_other_scores_is_refused(done: tuple[LocalEngine, Step, Step,
     _, others = round_of(pool, source("seed", SEED), model, epochs=3)
     with pytest.raises(ConfigError, match="select_recall by the same scores expected"):
         Config(files=pool, scores=others, selected=selected)
+
+
+def pages_of(group: str, folders: dict[str, tuple[int, int]]) -> pa.RecordBatch:
+    """A batch as `route` sends it: of each folder (pages, of them collected and sure)."""
+    rows = []
+    for folder, (pages, sure) in folders.items():
+        for i in range(pages):
+            row = {"group": group, "one": f"{group}/{folder}/", "two": "", "collected": i < sure, "sure": i < sure}
+            rows.append({**row, "place": f"{group}/{folder}/{i}.html", "key": i})
+    return pa.RecordBatch.from_pylist(rows)
+
+
+def test_what_is_accepted_does_not_depend_on_what_is_listed(
+    done: tuple[LocalEngine, Step, Step, Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grow_seed, "_LISTED", 2)
+    monkeypatch.setattr(grow_seed, "_TABLE", 3)
+    config = grow(*done[1:], bound=0.5).config
+    mixed = {f"math{i}": (6, 6) for i in range(9)} | {f"blog{i}": (90, 0) for i in range(9)}
+    sites = [pages_of(f"open{i}.org", {"a": (9, i)}) for i in range(1, 8)] + [pages_of("mixed.org", mixed)]
+    notes = survey(iter(sites), tmp_path, config, 1.0, False)
+    accepted = read_json(tmp_path / "accepted.json")
+    assert accepted is not None
+    assert accepted["prefixes"] == [f"mixed.org/math{i}/" for i in range(9)]
+    assert accepted["groups"] == ["open6.org", "open7.org"]  # six of nine: 0.50 at one deviation
+    table = yaml.safe_load((tmp_path / "domains.yaml").read_text("utf-8"))
+    assert [row["domain"] for row in table] == ["mixed.org", "open7.org", "open6.org", "open5.org", "open4.org", "open3.org"]
+    assert notes["topic_groups"] == 8 and notes["topic_groups_not_listed"] == 2
+    assert len(table[0]["prefixes"]) == 11 and table[0]["prefixes_not_listed"] == 7
+    written = read_annotations(tmp_path / "domains.yaml")  # an unedited copy accepts the same
+    assert (sorted(written.groups), sorted(written.prefixes)) == (accepted["groups"], accepted["prefixes"])
+
+
+def test_where_nothing_could_be_held_back_nothing_joins_by_itself(tmp_path: Path, model: str) -> None:
+    pool = source("pool", POOL)
+    _, scores = round_of(pool, source("seed", SEED[:1]), model, max_tokens=100)
+    selected = select(pool, scores, share=0.2)
+    engine = made(selected, tmp_path)
+    step = grow(pool, scores, selected, bound=0.01, least_pages=1)
+    report = run(step, engine)[step.name]
+    assert report.notes["topic_groups"] > 0 and report.notes["accepted"] == [] and report.kept == 0

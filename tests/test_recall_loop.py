@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -108,14 +107,15 @@ def test_the_same_bytes_for_other_shards_and_again(tmp_path: Path, model: str) -
 def test_a_pool_without_the_topic_grows_nothing(tmp_path: Path, model: str) -> None:
     pool = [row for s in range(60) for row in site(f"other{s}.com", False, 4)]
     last = loop(source("pool", pool), source("seed", SEED, 1), model)
-    found = rounds_of(made(last, tmp_path), last)
-    assert [record["positives"] for record in found] == [30, 30, 30]
+    engine = made(last, tmp_path)
+    assert [record["positives"] for record in rounds_of(engine, last)] == [30, 30, 30]
+    remarks = read_record(engine, last)["remarks"]
+    assert any("pages of the pool are more likely on topic than not" in line for line in remarks)
 
 
-def test_a_cut_by_precision_collects_nothing_where_nothing_is(tmp_path: Path, model: str) -> None:
+def test_a_cut_by_probability_collects_nothing_where_nothing_is(tmp_path: Path, model: str) -> None:
     pool = source("pool", [row for s in range(60) for row in site(f"other{s}.com", False, 4)])
-    last = loop(pool, source("seed", SEED, 1), model, rounds=1)
-    strict = Step("strict", dataclasses.replace(last.config, share=None, probability=0.9))
+    strict = loop(pool, source("seed", SEED, 1), model, rounds=1, probability=0.9)
     engine = made(strict, tmp_path)
     record = read_record(engine, strict)
     assert record["pages"] == 0 and "no page was collected" in record["remarks"][0]

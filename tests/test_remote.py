@@ -136,6 +136,24 @@ def test_a_host_that_is_slow_by_now_is_asked_once_for_each_file_whatever_the_bud
         assert remote.read(server.url + "file", 0, 5) == DATA[:5] and not clock.slept
 
 
+def test_a_host_that_answers_nothing_costs_one_budget_however_many_files_are_asked_for(root: Path) -> None:
+    clock = Clock()
+    remote = Remote(Access(budget_s=600), clock.sleep, clock.time)
+    spans = [(i * 150_000, i * 150_000 + 10) for i in range(20)]
+    with serving(root, lambda n: "403" if clock.now < 5000 else "") as server:
+        for said in remote.ranges(server.url + "file", spans):
+            assert isinstance(said, InputError)
+        assert clock.now <= 600 and len(server.requests) < 20  # it was 3 hours and 20 minutes
+        assert "has answered nothing for" in str(said)
+        tries = len(server.requests)
+        for minute in range(1, 5):  # one file a minute is tried whether it is back
+            clock.now += 61
+            found = list(remote.ranges(server.url + "file", spans[:5]))
+            assert all(isinstance(said, InputError) for said in found) and len(server.requests) == tries + minute
+        clock.now = 5000
+        assert list(remote.ranges(server.url + "file", spans)) == [DATA[a:b] for a, b in spans]
+
+
 def test_stalls_are_paid_from_the_budget(root: Path) -> None:
     impatient = Access(first_wait_s=0.001, stall_s=0.1, budget_s=0.35)
     with serving(root, lambda n: "hush") as server, pytest.raises(InputError, match="after 0 s of waiting"):
@@ -230,6 +248,14 @@ def test_a_range_that_cannot_be_had_takes_no_other_along(root: Path) -> None:
     with serving(root) as server:
         found = list(Remote(FAST).ranges(server.url + "file", [(10, 20), (5_000_000, 5_000_010), (30, 40)]))
     assert found[0] == DATA[10:20] and isinstance(found[1], InputError) and found[2] == DATA[30:40]
+
+
+def test_neighbours_that_came_before_a_failure_are_given(root: Path) -> None:
+    spans = [(0, 1000), (1000, 900_000), (900_000, 2_900_000), (2_900_000, 2_900_010)]
+    with serving(root, lambda n: "stall" if n == 1 else "503") as server:
+        found = list(Remote(FAST, Clock().sleep).ranges(server.url + "file", spans))
+    assert found[:2] == [DATA[a:b] for a, b in spans[:2]]
+    assert all(isinstance(said, InputError) for said in found[2:])
 
 
 def test_the_cache_holds_whole_files_and_ranges_and_nothing_half(root: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, InputError
@@ -46,6 +47,14 @@ def test_the_model_parts_topic_from_the_rest_and_stock_fasttext_loads_it(tmp_pat
     stock = fasttext.load_model(str(engine.folder(step) / "model.bin"))
     assert sorted(stock.labels) == ["__label__other", "__label__topic"]
     assert all(word.isdigit() or word == "</s>" for word in stock.words)
+    # What the card says is enough to use it.
+    said = (engine.folder(step) / "README.md").read_text()
+    assert "a word is an id in decimal" in said and "reads text alone" in said
+    encoder = Tokenizer.from_file(str(engine.folder(step) / "tokenizer.json"))
+    for rows, label in ((site("fresh.org", True, 5), "__label__topic"), (site("fresh.com", False, 5), "__label__other")):
+        for _, text in rows:
+            ids = encoder.encode(text, add_special_tokens=False).ids[: record["max_tokens"]]
+            assert stock.predict(" ".join(map(str, ids)))[0] == (label,)
 
 
 def test_the_same_bytes_in_another_root_and_with_other_shards(tmp_path: Path, model: str) -> None:
