@@ -1,7 +1,6 @@
 """What each stage of the pipeline is worth to a model: DeepSeek-Coder-V2's Table 1 in miniature.
 
     python -m recipes.ablation --root data                                   the sample corpus and moe_tiny, on a CPU
-    python -m recipes.ablation --root data --recipe recipes.moe_1b --set steps=2_400
 
 The same model is trained on as many tokens of corpora that differ in one thing:
 
@@ -18,11 +17,17 @@ of `everything`. Differences are of the same documents, with a 95 % interval fro
 the luck of a training run, for which other_seed is the measure. Every arm is a training recipe as well, for a cluster:
 
     torchrun … -m train recipes.ablation:no_filters          then run this, and it finds the arm done
+
+of moe_tiny, or of the recipe that the environment variable ABLATION_OF names:
+
+    ABLATION_OF=recipes.moe_1b torchrun --nproc-per-node 8 -m train recipes.ablation:no_filters --set steps=2_400
+    python -m recipes.ablation --root data --recipe recipes.moe_1b --set steps=2_400 --set layout.ep=1
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +42,6 @@ from corpus.progress import Lines
 from corpus.report import Report
 from corpus.runner import run
 from corpus.step import Step
-from recipes import moe_tiny
 from recipes.ablation_arms import ARMS, ORIGINS, Arm, arms, held_documents
 from train.__main__ import load_recipe
 from train.config import TrainConfig
@@ -210,28 +214,35 @@ def open_engine(root: str, workers: int | None) -> Engine:
     return RayEngine(root, Lines(), workers=workers)
 
 
+def _named(arm: str) -> TrainConfig:
+    made = arms(load_recipe(os.environ.get("ABLATION_OF", "recipes.moe_tiny"), []))
+    if arm not in made:
+        raise ConfigError(f"the recipe has no stage that the arm {arm} could do without; its arms are {', '.join(made)}")
+    return made[arm].config
+
+
 def recipe() -> TrainConfig:
-    return arms(moe_tiny.recipe())["everything"].config
+    return _named("everything")
 
 
 def no_filters() -> TrainConfig:
-    return arms(moe_tiny.recipe())["no_filters"].config
+    return _named("no_filters")
 
 
 def no_near_dedup() -> TrainConfig:
-    return arms(moe_tiny.recipe())["no_near_dedup"].config
+    return _named("no_near_dedup")
 
 
 def no_recall() -> TrainConfig:
-    return arms(moe_tiny.recipe())["no_recall"].config
+    return _named("no_recall")
 
 
 def no_decontamination() -> TrainConfig:
-    return arms(moe_tiny.recipe())["no_decontamination"].config
+    return _named("no_decontamination")
 
 
 def other_seed() -> TrainConfig:
-    return arms(moe_tiny.recipe())["other_seed"].config
+    return _named("other_seed")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def _bypass(*stages: str, but: tuple[str, ...] = ()) -> Callable[[Step], Step]:
 
 
 def _at_random(full: Step) -> Callable[[Step], Step]:
-    """The last round of every recall replaced by a draw of the same share; the rounds before are then of no use to anyone."""
+    """The last round of every recall replaced by a draw of as much: of the same share (then no round is of use to anyone) or
+    of as many bytes as it collected."""
+    originals = {step.name: step for step in walk(full)}
     rounds = {step.name for step in walk(full) if _stage(step) == "select_recall"}
     used = {
         other.name
@@ -94,11 +96,9 @@ def _at_random(full: Step) -> Callable[[Step], Step]:
     def change(step: Step) -> Step:
         if step.name not in rounds - used:
             return step
-        if step.config.share is None:
-            raise ConfigError(
-                f"step {step.name} cuts by tokens, probability or precision; for the arm no_recall a cut by share expected"
-            )
-        return Step(step.name, draw_random.Config(files=step.config.files, share=step.config.share, salt=step.name))
+        share = step.config.share
+        like = originals[step.name] if share is None else None
+        return Step(step.name, draw_random.Config(files=step.config.files, share=share, like=like, salt=step.name))
 
     return change
 

@@ -19,6 +19,7 @@ from corpus.draw import draw_keys, weigh
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.report import Report
+from corpus.shards import StepShards
 from corpus.step import Step
 
 __all__ = ["REASONS", "REVISION", "Config", "judge", "run"]
@@ -30,12 +31,15 @@ REASONS = ("not_drawn",)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     files: Step
-    share: float  # of the bytes of their texts
+    share: float | None = None  # of the bytes of their texts
+    like: Step | None = None  # or as many bytes as this step's documents have
     salt: str  # draws of different salts are independent
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
+        if (self.share is None) == (self.like is None):
+            raise ConfigError(f"draw_random: one of share and like expected, {'none' if self.like is None else 'both'} given")
+        if self.share is not None and not 0 < self.share <= 1:
             raise ConfigError(f"draw_random.share = {self.share}: over 0 and up to 1 expected")
 
 
@@ -55,7 +59,15 @@ def judge(batch: pa.RecordBatch, config: Config, last: int | None) -> Verdict:
 
 def run(config: Config, out: Path, engine: Engine) -> Report:
     weighed = weigh(size, config.files, out, engine, name="keys", seed=config.seed, salt=config.salt)
-    last, drawn = weighed.cut(math.ceil(config.share * weighed.weight))
+    if config.like is None:
+        budget = math.ceil((config.share or 0) * weighed.weight)
+    else:
+        budget = weigh(size, config.like, out, engine, name="like", seed=config.seed, salt=config.salt).weight
+    last, drawn = weighed.cut(budget)
     report = engine.map_shards(partial(judge, config=config, last=last), config.files, out)
     report.notes.update({"bytes": weighed.weight, "drawn": drawn})
+    if config.like is not None:  # its documents were read too: as a number of bytes
+        shards = engine.shards(config.like)
+        rows = shards.rows if isinstance(shards, StepShards) else 0
+        report.read, report.used = report.read + rows, rows
     return report

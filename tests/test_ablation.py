@@ -15,7 +15,7 @@ from corpus.engine import LocalEngine
 from corpus.errors import ConfigError
 from corpus.runner import run
 from corpus.step import Step, override, rewrite, stage_of, walk
-from recipes import ablation, draw_random, hold_out, moe_tiny
+from recipes import ablation, draw_random, hold_out, moe_1b, moe_tiny
 from recipes.ablation import Result, compare, study
 from recipes.ablation_arms import ARMS, arms, held_documents
 from recipes.sources import planted_benchmark
@@ -128,18 +128,47 @@ def test_without_recall_as_much_is_drawn_at_random() -> None:
     assert not any("recall" in stage(s) for s in arm.values())
 
 
+def test_a_recall_that_cuts_by_tokens_is_replaced_by_as_many_bytes() -> None:
+    by_tokens = rewrite(
+        moe_tiny.recipe().data,
+        lambda s: Step(s.name, dataclasses.replace(s.config, share=None, tokens=9)) if s.name == "select_recall_math_3" else s,
+    )
+    made = arms(dataclasses.replace(moe_tiny.recipe(), data=by_tokens))
+    full, arm = names(made["everything"].config.data), names(made["no_recall"].config.data)
+    drawn = arm["select_recall_math_3_no_recall"].config
+    assert drawn.share is None and drawn.like == full["select_recall_math_3"] and drawn.like.config.tokens == 9
+    assert arm["select_recall_code_3_no_recall"].config.like is None
+    paper = arms(moe_1b.recipe())  # every recall of it cuts by tokens
+    assert tuple(paper) == ARMS and paper["no_recall"].config.model == moe_1b.MODEL
+
+
+def test_as_many_bytes_are_drawn_as_another_step_kept(tmp_path: Path) -> None:
+    engine = LocalEngine(tmp_path)
+    made = {step.name: step for step in walk(corpus())}
+    step = Step("drawn", draw_random.Config(files=made["source"], like=made["filter_code"], salt="x"))
+    report = run(step, engine)["drawn"]
+    sizes = {where: len(text) for where, text in texts()}
+    least = sum(sizes[where] for where in rows(engine, made["filter_code"]))
+    kept = [sizes[where] for where in rows(engine, step)]
+    assert least <= sum(kept) < least + max(kept) and report.kept < 180
+    report.check("drawn")
+    for wrong in ({}, {"share": 0.5, "like": made["source"]}):
+        with pytest.raises(ConfigError, match="one of share and like expected"):
+            draw_random.Config(files=made["source"], salt="x", **wrong)
+
+
+def test_arms_of_another_recipe_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ablation.no_recall() == arms(moe_tiny.recipe())["no_recall"].config
+    monkeypatch.setenv("ABLATION_OF", "recipes.moe_1b")
+    assert ablation.no_recall() == arms(moe_1b.recipe())["no_recall"].config
+
+
 def test_bad_ablations_say_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="a recipe whose data is a step expected"):
         arms(toy_run(data="shards"))
     with pytest.raises(ConfigError, match="none of the steps crawl_github, extract_text is in the recipe"):
         arms(toy_run())
     assert set(arms(toy_run(), ORIGIN)) == set(ARMS) - {"no_recall"}  # it has none to do without
-    by_tokens = rewrite(
-        moe_tiny.recipe().data,
-        lambda s: Step(s.name, dataclasses.replace(s.config, share=None, tokens=9)) if s.name == "select_recall_math_3" else s,
-    )
-    with pytest.raises(ConfigError, match="select_recall_math_3 cuts by tokens"):
-        arms(dataclasses.replace(moe_tiny.recipe(), data=by_tokens))
     with pytest.raises(ConfigError, match="2 ranks; train arms with torchrun first"):
         study(toy_run(layout=Layout(dp=2)), Path("x"), LocalEngine("x"), print, share=0.1, documents=5, origins=ORIGIN)
 
