@@ -1,6 +1,8 @@
 # make demo     set up, build the sample corpus from files on this machine, train a tiny mixture of experts on it
 # make test     set up, pass the tests
 # make <stage>  run a recipe up to and including a stage:  make dedup RECIPE=recipes.sample SET="dedup_near.threshold=0.8"
+# make train    train on a finished corpus, with the same SET, and fields of the run:  make train SET="dedup_near.threshold=0.8 lr=1e-3"
+# make demo     takes fields of corpus steps in SET, for all it runs; fields of the run (lr, model.…) mean nothing to a corpus
 
 PYTHON  ?= python3
 RECIPE  ?= recipes.sample
@@ -46,7 +48,7 @@ setup: $(VENV)/.dev
 
 demo: $(VENV)/.train
 	$(RUN) run recipes.sample $(OPTIONS) $(ENGINE)
-	$(BIN)/python -m train recipes.moe_tiny --root $(ROOT)
+	$(BIN)/python -m train recipes.moe_tiny $(OPTIONS)
 	$(RUN) report recipes.sample $(OPTIONS)
 
 test: $(VENV)/.dev
@@ -82,7 +84,7 @@ crawl extract filter dedup recall decontaminate mix tokenize: $(VENV)/.train
 
 TRAINING ?= recipes.moe_tiny
 train: $(VENV)/.train
-	$(BIN)/python -m train $(TRAINING) --root $(ROOT)
+	$(BIN)/python -m train $(TRAINING) $(OPTIONS)
 
 report: $(VENV)/.train
 	$(RUN) report $(RECIPE) $(OPTIONS)

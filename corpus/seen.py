@@ -2,7 +2,9 @@
 
 A run leaves RUN/order.json, all that decides its order, and RUN/train.jsonl, a line per finished step. Both permutations of
 corpus/order.py and the rule of corpus/blend.py run backwards, so nothing else is kept, and a run need not have come that far:
-what it will read is as certain as what it has read. Runs are looked for in ROOT/train; one kept elsewhere (`out`) is not found.
+what it will read is as certain as what it has read. A step that the trainer left out read its documents and learnt nothing
+from them: the log says so of each, and RUN/left_out.json of those that are still to come again after going back. Runs are
+looked for in ROOT/train; one kept elsewhere (`out`) is not found.
 """
 
 from __future__ import annotations
@@ -58,14 +60,20 @@ def _told(
     done, total = _done(run), plan["steps"]
     if not len(steps):
         return f"not read in its {total} steps"
+    gone = np.isin(steps, _left_out(run))
+    missed = sorted(set(steps[gone].tolist()))
+    own, steps = own[~gone], steps[~gone]
+    if not len(steps):
+        return f"not trained on: only what was left out of its {total} steps reads it,{_listed(' step', missed)}"
     first = int(steps[0])
     where = _where(order, own[steps == first], number)
     later = sorted(set(steps[steps > first].tolist()))
     past, ahead = [step for step in later if step <= done], [step for step in later if step > done]
+    but = _listed("; left out: step", missed)
     if first > done:
-        return f"not seen yet: step {first} of {total} reads {where}; the run is at step {done}"
+        return f"not seen yet: step {first} of {total} reads {where}; the run is at step {done}{but}"
     said = f"first seen at step {first}, {where}{_listed(', again at', past)}"
-    return said if not ahead else f"{said}; after step {done}, where the run is,{_listed(' at', ahead)}"
+    return f"{said}{but}" if not ahead else f"{said}; after step {done}, where the run is,{_listed(' at', ahead)}{but}"
 
 
 def _own(order: Order | MegatronOrder, number: int, content: int, ranges: Sequence[tuple[int, int]], last: int) -> np.ndarray:
@@ -103,8 +111,21 @@ def _listed(words: str, steps: list[int]) -> str:
     return f"{words} {', '.join(map(str, steps[:_LISTED]))}{more}"
 
 
+def _log(run: Path) -> list[str]:
+    """Lines of a run's log; the last one may just be being written."""
+    path = run / "train.jsonl"
+    return path.read_text("utf-8").rpartition("\n")[0].splitlines() if path.exists() else []
+
+
 def _done(run: Path) -> int:
     """Finished steps, by the run's log."""
-    path = run / "train.jsonl"
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = _log(run)
     return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def _left_out(run: Path) -> list[int]:
+    """The steps that changed no parameter: bad ones, and those gone back over, past or still to come."""
+    logged = [int(json.loads(line)["step"]) for line in _log(run) if '"left_out"' in line]
+    path = run / "left_out.json"  # [to step, from step, …] of each going back
+    spans = json.loads(path.read_text("utf-8")) if path.exists() else []
+    return sorted({*logged, *(step for before, bad, *_ in spans for step in range(before + 1, bad + 1))})

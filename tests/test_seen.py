@@ -127,6 +127,39 @@ def test_explain_says_how_far_the_run_is(tmp_path: Path) -> None:
     assert run_folder(other, tmp_path) != run_folder(c, tmp_path)
 
 
+def test_a_step_that_was_left_out_is_not_where_a_document_was_seen(tmp_path: Path) -> None:
+    """Bad steps by the log, also a skipped one; steps gone back over by left_out.json, also before they come again."""
+    last = corpus(tmp_path)
+    c = config(last, steps=24, batch=1)
+    folder = write_run(c, tmp_path, done=10)
+    read = by_reading(c, tmp_path)
+    gone = {3, 6, 7, 8, 11, 12}
+    lines = [{"step": n, **({"loss": None, "left_out": "spoilt"} if n in {3, 6} else {})} for n in range(1, 11)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 1')  # being written
+    (folder / "left_out.json").write_text('[[5, 8, 4], [10, 12, 6, "step 12: loss nan"]]')
+    ours = TokenShards(tmp_path / last.folder)
+    kinds = set()
+    for number, steps in read.items():
+        shard, first, count = ours.place(number)
+        (line,) = seen(tmp_path / last.folder, shard, [(first, count)])
+        told = line.partition(": ")[2]
+        left, missed = [step for step in steps if step not in gone], [step for step in steps if step in gone]
+        if not left:
+            assert (
+                told == f"not trained on: only what was left out of its 24 steps reads it, step {', '.join(map(str, missed))}"
+            )
+        elif left[0] <= 10:
+            assert told.startswith(f"first seen at step {left[0]}, its tokens ")
+        else:
+            assert told.startswith(f"not seen yet: step {left[0]} of 24 reads its tokens ") and "the run is at step 10" in told
+        if left and missed:
+            assert told.endswith(f"; left out: step {', '.join(map(str, missed))}")
+        elif not missed:
+            assert "left out" not in told
+        kinds.add((bool(left), bool(missed), bool(steps[0] in gone)))
+    assert kinds == {(True, False, False), (True, True, True), (True, True, False), (False, True, True)}
+
+
 def test_the_tokens_named_are_those_of_the_first_step(tmp_path: Path) -> None:
     last = corpus(tmp_path)
     c = config(last, seq_len=4, batch=2, steps=1000)

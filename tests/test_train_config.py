@@ -33,6 +33,15 @@ def test_the_fingerprint_changes_with_the_work_and_only_then() -> None:
     assert run_folder(same, Path("root")) == Path("elsewhere")
 
 
+def test_what_a_bad_step_leads_to_is_not_part_of_the_fingerprint() -> None:
+    """A run that a NaN stopped goes on with on_spike=skip, in its folder. Defaults count as they did before, so names stay."""
+    for change in ({"spike": 2.0}, {"on_spike": "skip"}, {"on_spike": "roll_back"}, {"validation_sequences": 5}):
+        assert fingerprint(dataclasses.replace(CONFIG, **change)) == fingerprint(CONFIG), change
+    for change in ({"validation": 0.02}, {"clip": 2.0}, {"document_mask": True}, {"dtype": "bfloat16"}):
+        assert fingerprint(dataclasses.replace(CONFIG, **change)) != fingerprint(CONFIG), change
+    assert fingerprint(CONFIG) == "9b9fa7b131770edf59e946207b7c922b"  # of before they were taken out
+
+
 def test_settings_are_typed_and_reach_the_run_the_model_and_the_corpus() -> None:
     config = apply_settings(CONFIG, {"lr": "0.5", "steps": "1_000", "document_mask": "true", "model.q_lora_rank": "none"})
     assert (config.lr, config.steps, config.document_mask, config.model.q_lora_rank) == (0.5, 1000, True, None)
@@ -58,12 +67,25 @@ def test_settings_are_typed_and_reach_the_run_the_model_and_the_corpus() -> None
         ({"model.n_group": "3"}, "n_group=3: a divisor of n_routed_experts=4 expected"),
         ({"model.qk_rope_head_dim": "3"}, "qk_rope_head_dim=3: an even number expected"),
         ({"validation": "1"}, "validation=1.0: from 0 to below 1 expected"),
+        ({"model.balance_over": "document"}, "model.balance_over=document: sequence with document_mask=false"),
+        ({"model.device_loss_alpha": "0.1"}, "device_loss_alpha=0.1: 0 with n_group=1"),
+        ({"model.comm_loss_alpha": "0.1"}, "comm_loss_alpha=0.1: 0 with n_group=1"),
+        ({"model.capacity_factor": "1.0"}, "capacity_factor=1.0: below n_group=1"),
+        ({"model.capacity_factor": "2.5", "model.n_group": "2"}, "capacity_factor=2.5: below n_group=2"),
     ],
 )
 def test_bad_values_name_field_value_and_range(settings: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
         apply_settings(CONFIG, settings)
     assert says in str(error.value)
+
+
+def test_settings_that_act_are_accepted() -> None:
+    """Documents that are told apart; groups that can be balanced; room for less than a whole sequence, also of one group."""
+    groups = {"model.n_group": "2", "model.device_loss_alpha": "0.1", "model.comm_loss_alpha": "0.1"}
+    apply_settings(CONFIG, {"model.balance_over": "document", "document_mask": "true"})
+    apply_settings(CONFIG, {**groups, "model.capacity_factor": "1.0"})
+    apply_settings(CONFIG, {"model.capacity_factor": "0.5"})
 
 
 def test_schedule() -> None:
@@ -126,6 +148,7 @@ def test_a_layout_must_divide_what_it_shares() -> None:
         ({"micro_batch": 3}, r"layout\.micro_batch=3: a divisor of the 4 sequences"),
         ({"pp": 2, "micro_batch": 4}, r"layout\.pp=2: at most the 1 micro-batches"),
         ({"pp": 3}, r"layout\.pp=3: at most 2 layers"),
+        ({"dp": 2, "pp": 2, "fsdp": True}, r"layout\.fsdp=True: false with pp=2"),
     ):
         with pytest.raises(ConfigError, match=says):
             check_layout(dataclasses.replace(CONFIG, layout=Layout(**layout)))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from corpus.errors import InputError
 from corpus.order import FIM_SENTINELS, Order, held_out
 from corpus.tokens import TokenShards, TokenWriter, write_tokens_json
-from train.data import Reader, Stream, fim_slice
+from train.data import Reader, Stream, exempt, fim_slice
 
 
 def write_shards(
@@ -203,3 +203,14 @@ def test_ranks_read_their_part_of_the_batch_whatever_they_read_before(tmp_path: 
         for field in ("tokens_BL1", "documents_BL1", "sources_B"):
             assert np.array_equal(np.concatenate([getattr(b, field) for b in each]), getattr(whole, field))
         assert set(whole.sources_B.tolist()) == {0, 1} and (whole.documents_BL1 // 100 == whole.sources_B[:, None]).all()
+
+
+def test_a_tenth_of_the_samples_loses_no_token_the_same_for_any_run() -> None:
+    """V2 section 2.2.4. Keyed by the sample's number alone: batches, ranks and a resume see the same tenth."""
+    assert np.flatnonzero(exempt(0, 60).numpy()).tolist() == [1, 5, 12, 13, 14, 16, 17, 26, 27, 37, 46, 53]
+    whole = exempt(0, 100_000).numpy()
+    assert abs(whole.mean() - 0.1) < 0.003  # three standard deviations
+    for first, count in ((0, 1), (37, 5), (99_990, 10)):
+        assert np.array_equal(exempt(first, count).numpy(), whole[first : first + count])
+    gaps = np.diff(np.flatnonzero(whole))
+    assert gaps.min() == 1 and gaps.max() > 50  # scattered, not every tenth

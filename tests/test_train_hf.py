@@ -172,6 +172,73 @@ def test_broken_checkpoints_are_named(tmp_path: Path) -> None:
             import_model(folder, make_model(wrong, seed=1))
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the tensors", "another header"])
+def test_a_broken_single_file_is_named_with_what_to_do(tmp_path: Path, damage: str) -> None:
+    model = make_model(TINY, seed=1)
+    export_model(model, tmp_path / "hf", torch.float32)
+    file = tmp_path / "hf" / "model.safetensors"
+    data = file.read_bytes()
+    broken = {"empty": b"", "cut in the header": data[:100], "cut in the tensors": data[:-9], "another header": data[:8] * 9}
+    file.write_bytes(broken[damage])
+    with pytest.raises(CorruptFile, match=r"hf/model\.safetensors cannot be read.*Copy, download or export it again") as error:
+        import_model(tmp_path / "hf", model)
+    assert error.value.details["path"] == str(file)
+
+
+def tokenizer_json(folder: Path, tokens: list[str], added: tuple[str, ...] = (), *, listed: bool = False) -> None:
+    numbers = {token: i for i, token in enumerate(tokens)}
+    vocab: Any = [[token, -1.0] for token in tokens] if listed else numbers
+    more = [{"id": len(tokens) + i, "content": token, "special": True} for i, token in enumerate(added)]
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab, "merges": []}, "added_tokens": more}))
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    config = toy(tmp_path, init=str(tmp_path / "hf"), out=str(tmp_path / "run"))
+    hf, shards = tmp_path / "hf", tmp_path / "shards"
+    export_model(make_model(dataclasses.replace(config.model, vocab_size=64), 3), hf, torch.float32)
+    tokens = [f"t{i}" for i in range(60)]
+    tokenizer_json(hf, tokens, ("end",))
+    loop.open_run(config, tmp_path)  # nothing is known of what the shards were made with
+    tokenizer_json(shards, [*tokens, "end"], listed=True)
+    loop.open_run(config, tmp_path)  # the same ids, written another way
+    swapped = [*tokens[:5], "other", *tokens[6:]]
+    for theirs, ours, said in (
+        (tokens, swapped, r"has 61 ids .* 61; 1 differ, as 5, which is 't5' there and 'other' here"),
+        (tokens, [*tokens[:-1]], r"has 61 ids .* 60; 2 differ, as 59, which is 't59' there and 'end' here"),
+        (tokens[:30], tokens, r"has 31 ids .* 61; 31 differ"),
+    ):
+        tokenizer_json(hf, theirs, ("end",))
+        tokenizer_json(shards, ours, ("end",))
+        with pytest.raises(ConfigError, match=said) as error:
+            loop.train(config, tmp_path, say=lambda _: None)
+        assert str(hf / "tokenizer.json") in str(error.value) and str(shards / "tokenizer.json") in str(error.value)
+        assert f"encode_tokens.tokenizer={hf}" in str(error.value)
+    (hf / "tokenizer.json").write_text("[]")
+    with pytest.raises(CorruptFile, match=r"hf/tokenizer\.json is no tokenizer\.json"):
+        loop.open_run(config, tmp_path)
+
+
+def test_positions_that_differ_from_the_checkpoint_are_said(tmp_path: Path) -> None:
+    config = toy(tmp_path, init=str(tmp_path / "hf"))
+
+    def said(there: dict[str, float], here: dict[str, float]) -> str:
+        for folder in ("hf", "run"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        model = dataclasses.replace(config.model, vocab_size=64)
+        export_model(make_model(dataclasses.replace(model, **there), 3), tmp_path / "hf", torch.float32)
+        lines: list[str] = []
+        changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **here), out=str(tmp_path / "run"))
+        loop.train(changed, tmp_path, 1, lines.append)
+        (line,) = (line for line in lines if line.startswith("start "))
+        return line.partition(f"parameters of {tmp_path / 'hf'}")[2]
+
+    assert said({}, {}) == ""
+    assert said({}, {"rope_factor": 40.0}) == "; rope_factor 1.0 there, 40.0 here"
+    yarn = {"rope_factor": 4.0, "rope_mscale": 1.0}
+    assert said(yarn, {"rope_factor": 40.0}) == "; rope_factor 4.0 there, 40.0 here, rope_mscale 1.0 there, 0.707 here"
+    assert said({}, {"rope_mscale": 1.0}) == ""  # without YaRN it says nothing
+
+
 def test_a_run_exports_and_the_next_starts_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     first = toy(tmp_path / "run", steps=6, out=str(tmp_path / "first"))

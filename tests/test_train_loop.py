@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,16 +178,46 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path: Path)
     data = bytearray((last / "__0_0.distcp").read_bytes())
     data[-5] ^= 1
     (last / "__0_0.distcp").write_bytes(data)
-    with pytest.raises(CorruptFile, match=r"step-00000008 cannot be used: the bytes of __0_0\.distcp"):
-        loop.train(config, tmp_path, say=quiet)
-    for path in sorted(last.iterdir()):
-        path.unlink()
-    last.rmdir()
+    shutil.copytree(tmp_path / "run", tmp_path / "both")
     said: list[str] = []
     loop.train(config, tmp_path, say=said.append)
-    assert any("start       step 4," in line for line in said)
+    (start,) = (line for line in said if line.startswith("start "))
+    assert start.startswith("start       step 4,")
+    assert f"passed over, since damaged: checkpoint {last} cannot be used: the bytes of __0_0.distcp" in start
     loop.train(dataclasses.replace(config, out=str(tmp_path / "whole")), tmp_path, say=quiet)
     same_run(tmp_path / "whole", tmp_path / "run")
+    both = dataclasses.replace(config, out=str(tmp_path / "both"))
+    (tmp_path / "both" / "checkpoints" / "step-00000004" / "__0_0.distcp").unlink()  # gone altogether
+    with pytest.raises(CorruptFile, match=r"step-00000008 cannot be used: the bytes.*nor can the 1 before it.*starts again"):
+        loop.train(both, tmp_path, say=quiet)
+    assert len(log(tmp_path / "both")) == 8
+
+
+@pytest.mark.parametrize("damage", ["metadata", "state", "tensors gone"])
+def test_whatever_is_damaged_the_checkpoint_before_serves_until_there_is_another(tmp_path: Path, damage: str) -> None:
+    """Also after stopping again before the next one, to export, and with checkpoints at other steps than the damaged one's."""
+    config = toy(tmp_path, out=str(tmp_path / "run"))
+    loop.train(config, tmp_path, 8, quiet)
+    folder = tmp_path / "run" / "checkpoints"
+    file = folder / "step-00000008" / {"metadata": ".metadata", "state": "state.json", "tensors gone": "__0_0.distcp"}[damage]
+    data = file.read_bytes()
+    file.unlink()
+    if damage != "tensors gone":
+        file.write_bytes(data[: len(data) // 2])
+    exported: list[str] = []
+    loop.export(config, tmp_path, tmp_path / "hf", torch.float32, exported.append)
+    assert exported[0].startswith("step 4 of ") and "step-00000008 cannot be used" in exported[0]
+    other = dataclasses.replace(config, checkpoint_every=3, checkpoints_kept=1)
+    loop.train(other, tmp_path, 6, quiet)
+    assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000006", "step-00000008"]
+    said: list[str] = []
+    loop.train(other, tmp_path, say=said.append)
+    assert any(line.startswith("start       step 6,") and "damaged" not in line for line in said)
+    assert [path.name for path in folder.glob("step-*")] == ["step-00000012"]
+    loop.train(dataclasses.replace(config, out=str(tmp_path / "whole")), tmp_path, say=quiet)
+    assert [line["loss"] for line in log(tmp_path / "run")] == [line["loss"] for line in log(tmp_path / "whole")]
+    one, whole = (saved_tensors(checkpoint.newest(tmp_path / name / "checkpoints")) for name in ("run", "whole"))
+    assert all(torch.equal(one[key], whole[key]) for key in whole)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
@@ -266,3 +297,14 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     ):
         assert main(arguments) == 1
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_validation_loses_no_token_to_the_capacity(tmp_path: Path, groups: int) -> None:
+    """As `evaluate` does it: the held-out loss is that of the same parameters without a capacity; a training step's is not."""
+    shape = dataclasses.replace(MODEL, n_group=groups, topk_group=1, num_experts_per_tok=2)
+    tight = dataclasses.replace(shape, capacity_factor=0.5)
+    runs = [loop.open_run(toy(tmp_path, model=model, out=str(tmp_path / "run")), tmp_path) for model in (shape, tight)]
+    assert loop.validate(runs[0]) == loop.validate(runs[1])
+    lines = [loop.run_step(run) for run in runs]
+    assert lines[0]["loss"] != lines[1]["loss"] and lines[1]["dropped"] > 0.2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +111,18 @@ def test_a_stage_does_not_begin_without_the_one_before() -> None:
     with pytest.raises(ConfigError, match="init=exported/moe_16b: the folder of a Hugging Face checkpoint expected"):
         fingerprint(config)
     assert moe_tiny.recipe().init is None
+
+
+@pytest.mark.parametrize("target", ["train", "demo"])
+def test_make_passes_settings_to_every_command(target: str) -> None:
+    """A field of a corpus step names other shards: what trains on them, and what reports on them, has to be told as well."""
+    settings = ["dedup_near.threshold=0.8", "encode_tokens.fim_rate=0.25"]
+    said = subprocess.run(
+        ["make", "--dry-run", target, f"SET={' '.join(settings)}", "ROOT=elsewhere"],
+        cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    commands = [line.split() for line in said.splitlines() if " -m corpus " in line or " -m train " in line]
+    assert len(commands) == {"train": 1, "demo": 3}[target]
+    for words in commands:
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--set"] == settings, words
+        assert words[words.index("--root") + 1] == "elsewhere"

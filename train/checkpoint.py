@@ -9,8 +9,8 @@ Tensors are the masters and the two moments, each under its name in the whole mo
 up_proj, down_proj), so a run goes on under any layout: each rank reads the rows it now owns. A save copies this rank's rows to
 memory and goes on training; a thread writes them. A folder is written under a temporary name and renamed when every rank
 is done; `latest` is replaced after that. As elsewhere no fsync: what a power cut leaves short fails its checksum, and the
-checkpoint before it serves. There is no random state to save: data, initial parameters and schedule are functions of seed
-and step.
+checkpoint before it serves (train/loop.py): steps done again are the same to the bit. There is no random state to save: data,
+initial parameters and schedule are functions of seed and step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from corpus.shards import atomic, read_json, write_json
 from train.optim import Optimizer, Owned
 from train.parallel import Ranks, split_dim
 
-__all__ = ["Checkpoints", "newest", "read_state", "write_text"]
+__all__ = ["Checkpoints", "newest", "newest_first", "read_state", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,31 +83,43 @@ class Checkpoints:
             raise error
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Fill masters, moments and parameters in place; the state saved with them. CorruptFile when a byte has changed."""
+        """Fill masters, moments and parameters in place; the state saved with them.
+
+        CorruptFile when a byte has changed: on every rank, whichever sees it, and nothing has been filled then.
+        """
+        state = self._check(path)
         try:
-            state = read_json(path / "state.json") or {}
-            for file in _files(path, self.ranks.rank, self.ranks.layout.ranks):
-                if _checksum(path / file) != state["checksums"][file]:
-                    raise ValueError(f"the bytes of {file} are not the ones saved")
             targets = [(key, o, local, torch.empty(local.shape, dtype=local.dtype)) for key, o, local in self._tensors()]
             reader = dcp.FileSystemReader(path)
             saved = set(reader.read_metadata().state_dict_metadata)
-            ours = self._all_keys([key for key, *_ in targets])
+            ours = {key for keys in self._everyone([key for key, *_ in targets]) for key in keys}
             if saved != ours:
                 raise ValueError(f"it is of another model: {sorted(saved ^ ours)[:3]} differ")
             _quiet(dcp.load, {key: self._whole(key, o, new) for key, o, _, new in targets}, reader, self._group)
             with torch.no_grad():
                 for _, _, local, new in targets:
                     local.copy_(new)
-        except (OSError, ValueError, KeyError, CorruptFile, CheckpointException) as error:
-            raise CorruptFile(
-                f"checkpoint {path} cannot be used: {error}. Delete that folder: the run then goes on from the checkpoint "
-                "before it, or starts again.",
-                path=str(path),
-            ) from error
+        except (OSError, ValueError, KeyError, CheckpointException) as error:
+            raise _unusable(path, error) from error
         self.optimizer.publish()
         self.optimizer.set_step(state["updates"])
-        return dict(state)
+        return state
+
+    def _check(self, path: Path) -> dict[str, Any]:
+        """state.json of a checkpoint whose files are all there, as they were saved. Each rank reads its share of them."""
+        state: dict[str, Any] = {}
+        seen: str | None = None
+        try:
+            state = read_state(path)
+            for file in _share(state["checksums"], self.ranks.rank, self.ranks.layout.ranks):
+                if _checksum(path / file) != state["checksums"][file]:
+                    raise ValueError(f"the bytes of {file} are not the ones saved")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, CorruptFile) as error:
+            seen = error.details["why"] if isinstance(error, CorruptFile) else str(error)
+        said = [text for text in self._everyone(seen) if text is not None]
+        if said:
+            raise _unusable(path, said[0])
+        return state
 
     def _write(self, staged: dict[str, Tensor], state: dict[str, Any]) -> None:
         name = f"step-{state['step']:08d}"
@@ -119,14 +131,16 @@ class Checkpoints:
                 temporary.mkdir(parents=True)
             self._meet()
             _quiet(dcp.save, staged, dcp.FileSystemWriter(temporary, sync_files=False), self._group)
-            own = {file: _checksum(temporary / file) for file in _files(temporary, self.ranks.rank, self.ranks.layout.ranks)}
-            checksums = self._gathered(own)
+            written = [".metadata", *(path.name for path in temporary.glob("*.distcp"))]
+            own = {file: _checksum(temporary / file) for file in _share(written, self.ranks.rank, self.ranks.layout.ranks)}
+            checksums = {file: digest for part in self._everyone(own) for file, digest in part.items()}
             if self.ranks.rank == 0:
                 write_json(temporary / "state.json", {**state, "checksums": checksums})
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 os.replace(temporary, self.folder / name)
                 write_text(self.folder / "latest", name + "\n")
-                for old in _finished(self.folder)[: -self.keep]:
+                # One after this step was damaged and is gone back over; it is replaced when the run comes there again.
+                for old in [path for path in _finished(self.folder) if path.name <= name][: -self.keep]:
                     shutil.rmtree(old, ignore_errors=True)
             self._meet()
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - handed to the training thread, which raises it
@@ -169,19 +183,13 @@ class Checkpoints:
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(local, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
 
-    def _all_keys(self, own: list[str]) -> set[str]:
+    def _everyone(self, own: Any) -> list[Any]:
+        """What each rank has to say, in order of rank."""
         gathered: list[Any] = [own]
         if self._group is not None:
             gathered = [None] * self.ranks.layout.ranks
             dist.all_gather_object(gathered, own, self._group)
-        return {key for keys in gathered for key in keys}
-
-    def _gathered(self, own: dict[str, str]) -> dict[str, str]:
-        if self._group is None:
-            return own
-        gathered: list[Any] = [None] * self.ranks.layout.ranks
-        dist.all_gather_object(gathered, own, self._group)
-        return {file: digest for part in gathered for file, digest in part.items()}
+        return gathered
 
     def _meet(self) -> None:
         if self._group is not None:
@@ -199,11 +207,22 @@ def newest(folder: Path) -> Path | None:
     return next(iter(reversed(_finished(folder))), None)
 
 
+def newest_first(folder: Path) -> list[Path]:
+    """`newest`, then those before it, in the order in which they are to be tried."""
+    first = newest(folder)
+    if first is None:
+        return []
+    return [first, *(path for path in reversed(_finished(folder)) if path.name < first.name)]
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """state.json of a checkpoint. CorruptFile where it is not one."""
-    state = read_json(path / "state.json")
+    try:
+        state = read_json(path / "state.json")
+    except CorruptFile as error:
+        raise _unusable(path, "state.json does not match its own checksum") from error
     if not isinstance(state, dict) or "step" not in state:
-        raise CorruptFile(f"checkpoint {path} has no state.json of ours; delete that folder", path=str(path))
+        raise _unusable(path, "it has no state.json of ours")
     return state
 
 
@@ -215,10 +234,13 @@ def _finished(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("step-*/state.json"))
 
 
-def _files(folder: Path, rank: int, ranks: int) -> list[str]:
-    """The files of a checkpoint that this rank answers for: saved by it, or, after a change of layout, every so-manyth."""
-    names = sorted(path.name for path in folder.glob("*.distcp"))
-    return [name for name in names if int(name.split("_")[2]) % ranks == rank] + ([".metadata"] if rank == 0 else [])
+def _share(names: Iterable[str], rank: int, ranks: int) -> list[str]:
+    """Of a checkpoint's files those this rank answers for: saved by it, or, after a change of layout, every so-manyth."""
+    return [name for name in sorted(names) if (0 if name == ".metadata" else int(name.split("_")[2]) % ranks) == rank]
+
+
+def _unusable(path: Path, why: object) -> CorruptFile:
+    return CorruptFile(f"checkpoint {path} cannot be used: {why}", path=str(path), why=str(why))
 
 
 def _quiet(call: Any, state: dict[str, Tensor], storage: Any, group: Any) -> None:

@@ -46,7 +46,10 @@ _NOT_IN_FINGERPRINT = (
     "deterministic",
     "tensorboard",
 )
-
+# What is watched, and what becomes of a bad step. An undisturbed run computes the same with any of them, and one that a bad
+# step stopped is to go on with another, as its error says, not to begin anew: the log and RUN/left_out.json say which steps
+# were left out. They once were part of the fingerprint, so it is taken with their defaults: runs begun then keep their folders.
+_AS_DEFAULT = ("validation_sequences", "spike", "on_spike")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+$")
 _ALPHAS = ("aux_loss_alpha", "device_loss_alpha", "comm_loss_alpha", "z_loss_alpha")
@@ -98,7 +101,7 @@ class ModelConfig:
     device_loss_alpha: float = 0.0  # of the balance over groups of experts, alpha 2
     comm_loss_alpha: float = 0.0  # of the balance of what groups receive, alpha 3
     z_loss_alpha: float = 0.0  # of the mean squared logsumexp of the router's logits (ST-MoE, arXiv 2202.08906)
-    balance_over: str = "sequence"  # or "document": what the balances are computed over
+    balance_over: str = "sequence"  # or "document", with document_mask: what the balances are computed over
     capacity_factor: float | None = None  # of an even load of a group; what is above it is dropped (V2 section 2.2.4)
     initializer_range: float = 0.006  # the released configs say 0.02; training used 0.006 (V2 section 3.1.2)
 
@@ -124,6 +127,16 @@ class ModelConfig:
         _require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group={self.n_group}")
         eligible = experts // self.n_group * self.topk_group
         _require(self.num_experts_per_tok <= eligible, "num_experts_per_tok", self.num_experts_per_tok, f"at most {eligible}")
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        """Settings that would do nothing: what is balanced between groups of experts, where there is one group."""
+        for name in ("device_loss_alpha", "comm_loss_alpha"):
+            alpha, without = getattr(self, name), "0 with n_group=1 (it balances groups of experts; n_group sets how many)"
+            _require(alpha == 0 or self.n_group > 1, name, alpha, without)
+        factor, most = self.capacity_factor, self.n_group
+        without = f"below n_group={most}, as all of a sequence fits into a group with room for {most} even loads; or none"
+        _require(factor is None or factor < most, "capacity_factor", factor, without)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,6 +242,9 @@ class TrainConfig:
         _require(self.spike is None or self.spike > 0, "spike", self.spike, "more than 0, or none")
         choices = ("stop", "skip", "roll_back")
         _require(self.on_spike in choices, "on_spike", self.on_spike, ", ".join(choices))
+        over, masked = self.model.balance_over, self.document_mask
+        without = "sequence with document_mask=false (with document_mask=true documents are told apart)"
+        _require(over == "sequence" or masked, "model.balance_over", over, without)
         _require(self.dtype in ("float32", "bfloat16", "float64"), "dtype", self.dtype, "float32, bfloat16 or float64")
         self._check_data()
 
@@ -301,6 +317,8 @@ def check_layout(config: TrainConfig) -> None:
         )
     shared = f"false with dp={layout.dp}: ranks that hold the same parameters, dp of 2 or more, expected"
     _require(not layout.fsdp or layout.dp > 1, "layout.fsdp", layout.fsdp, shared)
+    whole = f"false with pp={layout.pp}: torch's pipeline stages do not take its FSDP2 (zero1 goes with them); pp=1"
+    _require(not layout.fsdp or layout.pp == 1, "layout.fsdp", layout.fsdp, whole)
     _require(layout.pp <= model.num_hidden_layers, "layout.pp", layout.pp, f"at most {model.num_hidden_layers} layers")
     ranks = layout.data_ranks
     for batch in config.batches:
@@ -317,7 +335,7 @@ def check_layout(config: TrainConfig) -> None:
 def fingerprint(config: TrainConfig) -> str:
     """32 hexadecimal digits over everything that decides the parameters; of `init` what is in the folder."""
     fields = {
-        field.name: canonical(getattr(config, field.name), field.name)
+        field.name: canonical(field.default if field.name in _AS_DEFAULT else getattr(config, field.name), field.name)
         for field in dataclasses.fields(config)
         if field.name not in _NOT_IN_FINGERPRINT
     }

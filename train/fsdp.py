@@ -40,4 +40,5 @@ def share_parameters(model: Model, config: TrainConfig, ranks: Ranks) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # else fp32 is summed by an operation that gloo does not have
     register_fsdp_forward_method(model, "hidden")  # gathers embedding, norm and output for the loss as well

@@ -33,9 +33,10 @@ from train.config import ModelConfig
 from train.model import Model, local_part
 from train.moe import disk_views
 
-__all__ = ["export_model", "import_model", "read_config", "write_config"]
+__all__ = ["check_tokenizer", "export_model", "import_model", "positions_differ", "read_config", "write_config"]
 
 _SHARD_BYTES = 5_000_000_000
+_AGAIN = "Copy, download or export it again."
 _INDEX = "model.safetensors.index.json"
 
 # Fields of theirs that must say this; a field that is not there says it.
@@ -187,9 +188,56 @@ def import_model(folder: Path, model: Model) -> None:
                     if name in wanted:
                         _fill(wanted[name], local_part(name, file.get_tensor(name), model.ranks), name, path)
         except FileNotFoundError as error:
-            raise CorruptFile(f"{path} is missing; {folder / _INDEX} says {names[0]} is in it", path=str(path)) from error
+            raise CorruptFile(
+                f"{path} is missing; {folder / _INDEX} says {names[0]} is in it. {_AGAIN}", path=str(path)
+            ) from error
         except (SafetensorError, OSError) as error:
-            raise CorruptFile(f"{path} cannot be read: {error}", path=str(path)) from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptFile:
+    return CorruptFile(f"{path} cannot be read, as a file cut short cannot: {error}. {_AGAIN}", path=str(path))
+
+
+def positions_differ(saved: ModelConfig, asked: ModelConfig) -> str:
+    """The rotary fields in which a checkpoint and the model it starts differ, with both values; "" where they do not.
+
+    A context is extended that way on purpose, and lost that way by mistake. Without YaRN only rope_factor says anything.
+    """
+    yarn = min(saved.rope_factor, asked.rope_factor) > 1
+    differ = [name for name in _ROPE if (yarn or name == "rope_factor") and getattr(saved, name) != getattr(asked, name)]
+    return ", ".join(f"{name} {getattr(saved, name)} there, {getattr(asked, name)} here" for name in differ)
+
+
+def check_tokenizer(folder: Path, ours: Path) -> None:
+    """ConfigError where the tokenizer.json of a checkpoint and the one that shards were made with give ids other meanings.
+
+    Where either is not there nothing can be said.
+    """
+    theirs = folder / "tokenizer.json"
+    if not theirs.exists() or not ours.exists():
+        return
+    there, here = _vocabulary(theirs), _vocabulary(ours)
+    differ = sorted(i for i in there.keys() | here.keys() if there.get(i) != here.get(i))
+    if differ:
+        first, seen = differ[0], [f"{of[differ[0]]!r}" if differ[0] in of else "nothing" for of in (there, here)]
+        raise ConfigError(
+            f"init: {theirs} has {len(there):,} ids and {ours}, which the shards were made with, {len(here):,}; "
+            f"{len(differ):,} differ, as {first}, which is {seen[0]} there and {seen[1]} here. The model would read other text "
+            f"than was encoded. Encode with encode_tokens.tokenizer={theirs}, or, where the difference is meant, move that "
+            "file away."
+        )
+
+
+def _vocabulary(path: Path) -> dict[int, str]:
+    """What each id of a tokenizer.json is written as, added tokens as well."""
+    try:
+        said = json.loads(path.read_text("utf-8"))
+        listed = said["model"]["vocab"]  # an object, or, of Unigram, a list of [token, score]
+        known = dict(enumerate(pair[0] for pair in listed)) if isinstance(listed, list) else {i: t for t, i in listed.items()}
+        return known | {token["id"]: token["content"] for token in said.get("added_tokens") or ()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CorruptFile(f"{path} is no tokenizer.json: {type(error).__name__} {error}. {_AGAIN}", path=str(path)) from error
 
 
 def _fill(tensor: Tensor, value: Tensor, name: str, path: Path) -> None:
@@ -215,8 +263,11 @@ def _shards(folder: Path, wanted: dict[str, Tensor]) -> dict[Path, list[str]]:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptFile(f"{index} is no index of safetensors files: {error}", path=str(index)) from error
     elif whole.exists():
-        with safe_open(whole, "pt") as file:
-            where = dict.fromkeys(file.keys(), whole.name)
+        try:
+            with safe_open(whole, "pt") as file:
+                where = dict.fromkeys(file.keys(), whole.name)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(whole, error) from error
     else:
         raise CorruptFile(f"{folder} has neither {_INDEX} nor {whole.name}", path=str(folder))
     if missing := sorted(wanted.keys() - where.keys()):

@@ -4,7 +4,7 @@ RUN/config.json    what is trained, to read
 RUN/order.json     which step reads what, for `corpus explain`
 RUN/train.jsonl    one line per step; after a resume exactly the lines an undisturbed run would have (timings apart)
 RUN/report.html    its plots, for `corpus report`
-RUN/left_out.json  steps left out after going back from a bad one
+RUN/left_out.json  of each going back from a bad step: to which step, from which, to how many updates, why
 RUN/checkpoints/   see checkpoint.py
 RUN/summary.json   written last, when all steps are done
 """
@@ -15,20 +15,19 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from corpus.errors import ConfigError, InputError, RootBusy, TrainError, storage_error
+from corpus.errors import ConfigError, CorruptFile, InputError, RootBusy, TrainError, storage_error
 from corpus.shards import write_json
 from train import checkpoint, watch
 from train.checkpoint import Checkpoints
 from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
 from train.fsdp import share_parameters
-from train.hf import export_model, import_model
+from train.hf import check_tokenizer, export_model, import_model, positions_differ, read_config
 from train.model import count_parameters, make_model
 from train.optim import Optimizer
 from train.parallel import ALONE, Ranks
@@ -55,6 +54,7 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     dtype = torch.float32 if config.layout.fsdp and config.dtype == "bfloat16" else getattr(torch, config.dtype)
     model = make_model(config.model, config.seed, dtype, ranks, config.recompute)
     if config.init is not None and checkpoint.newest(folder / "checkpoints") is None:
+        check_tokenizer(Path(config.init), shards.tokenizer_path)
         import_model(Path(config.init), model)  # before the masters are taken from it
     if config.layout.fsdp:
         share_parameters(model, config, ranks)
@@ -69,22 +69,35 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
 
 def _resume(run: Run) -> None:
     noted = run.folder / "left_out.json"
-    run.left_out = [tuple(entry) for entry in json.loads(noted.read_text("utf-8"))] if noted.exists() else []
-    found = checkpoint.newest(run.folder / "checkpoints")
-    if found is None:
-        run.note = "" if run.config.init is None else f", parameters of {run.config.init}"
+    entries = json.loads(noted.read_text("utf-8")) if noted.exists() else []
+    run.left_out = [(*entry, "")[:4] for entry in entries]  # older files do not say why
+    state = _restore(run)
+    if state is None:
+        run.note = "" if run.config.init is None else _begun_from(Path(run.config.init), run)
         return
-    state, expected = checkpoint.read_state(found), _state(run)
-    for key in ("fingerprint", "shards"):
-        if state[key] != expected[key]:
-            raise ConfigError(
-                f"checkpoint {found} was trained with {key} {state[key]}, this run has {expected[key]}"
-                f"{_differing(run) if key == 'fingerprint' else ''}. Give another `out`, or delete {run.folder} to start again."
-            )
-    _restore(run, found)
+    expected = _state(run)
     for key in ("threads", "layout"):
         if state[key] != expected[key]:
             run.note += f"; the steps before ran with {key} {state[key]}, so last bits may differ from an undisturbed run"
+    before = state.get("bad_steps", expected["bad_steps"])  # older checkpoints do not say
+    if before != expected["bad_steps"]:
+        run.note += f"; the steps before ran with spike={before['spike']}, on_spike={before['on_spike']}"
+
+
+def _check_same(run: Run, found: Path) -> None:
+    """ConfigError for a checkpoint of another run."""
+    state, expected = checkpoint.read_state(found), _state(run)
+    for key in ("fingerprint", "shards"):
+        if state.get(key) != expected[key]:
+            raise ConfigError(
+                f"checkpoint {found} was trained with {key} {state.get(key)}, this run has {expected[key]}"
+                f"{_differing(run) if key == 'fingerprint' else ''}. Give another `out`, or delete {run.folder} to start again."
+            )
+
+
+def _begun_from(folder: Path, run: Run) -> str:
+    differ = positions_differ(read_config(folder), run.config.model)
+    return f", parameters of {folder}" + (f"; {differ}" if differ else "")
 
 
 def _differing(run: Run) -> str:
@@ -113,6 +126,7 @@ def _state(run: Run) -> dict[str, Any]:
         "shards": {name: getattr(run.shards, name) for name in ("documents", "tokens", "vocab_size", "content")},
         "threads": torch.get_num_threads(),
         "layout": dataclasses.asdict(run.config.layout),
+        "bad_steps": {key: getattr(run.config, key) for key in ("spike", "on_spike")},
     }
 
 
@@ -161,7 +175,7 @@ def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, sa
         path_of = run.shards.tokenizer_path
         carry = (path_of,) if path_of.exists() else ()
         export_model(run.model, folder, dtype, carry=carry, eos=_special_token(path_of, special.get("eos")), **ids)
-    say(f"step {run.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}")
+    say(f"step {run.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}{run.passed_over}")
 
 
 def _special_token(tokenizer: Path, number: int | None) -> str | None:
@@ -176,19 +190,23 @@ def _run_steps(run: Run, last: int, say: Say) -> None:
     path, first = run.folder / "train.jsonl", run.ranks.rank == 0
     if first:
         _truncate(path, run.step)
-    writer = watch.tensorboard(run.folder / "tensorboard") if first and run.config.tensorboard else None
+    board = run.folder / "tensorboard"
+    writer = watch.tensorboard(board, run.step) if first and run.config.tensorboard else None
     while run.step < last:
         line = run_step(run)
         if "left_out" in line and line["loss"] is not None and run.config.on_spike == "roll_back":
             say(watch.short(line, run.config.steps))
-            _roll_back(run, say)
+            _roll_back(run, line["left_out"], say)
+            if writer is not None:
+                writer.close()
+                writer = watch.tensorboard(board, run.step)
             continue
         due = run.step % run.config.checkpoint_every == 0 or run.step == run.config.steps
         if due:
             line["validation_loss"] = validate(run)
         if first:
             with path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
+                log.write(watch.record(line) + "\n")
         if writer is not None:
             watch.add_scalars(writer, line)
         if due or run.step % 10 == 0 or run.step == 1 or "left_out" in line:
@@ -207,36 +225,53 @@ def _draw(run: Run) -> None:
     checkpoint.write_text(run.folder / "report.html", watch.draw(lines, run.folder.name))
 
 
-def _roll_back(run: Run, say: Say) -> None:
+def _roll_back(run: Run, reason: str, say: Say) -> None:
     """To the newest checkpoint; the steps from there to the bad one are left out when they come again.
 
-    Noted in RUN/left_out.json before anything else is touched, so a run killed in between goes back the same way.
+    Noted in RUN/left_out.json before anything else on disk is touched, so a run killed in between goes back the same way.
     """
     bad = run.step
     run.checkpoints.finish()
-    found = checkpoint.newest(run.folder / "checkpoints")
-    state = {"step": 0, "updates": 0} if found is None else checkpoint.read_state(found)
-    before, updates = state["step"], state["updates"]
-    if found is None or sum(entry[2] == updates for entry in run.left_out) >= _GO_BACKS:
-        why = "none yet" if found is None else f"gone back {_GO_BACKS} times to {updates} updates"
+    state = _restore(run)
+    before, updates = run.step, run.updates
+    if state is None or sum(entry[2] == updates for entry in run.left_out) >= _GO_BACKS:
+        why = "none yet" if state is None else f"gone back {_GO_BACKS} times to {updates} updates"
         raise TrainError(
-            f"step {bad} is bad and there is no checkpoint to go back to that would help ({why}). Lower lr or raise warmup.",
+            f"step {bad} is bad and there is no checkpoint to go back to that would help ({why}): {reason}. Lower lr or raise "
+            "warmup.",
             step=bad,
         )
-    run.left_out.append((before, bad, updates))
+    run.left_out.append((before, bad, updates, f"step {bad}: {reason}"))
     if run.ranks.rank == 0:
         checkpoint.write_text(run.folder / "left_out.json", json.dumps(run.left_out))
         _truncate(run.folder / "train.jsonl", before)
     run.ranks.barrier()
-    _restore(run, found)
-    say(f"gone back to step {before}; steps {before + 1} to {bad} are left out")
+    say(f"gone back to step {before}; steps {before + 1} to {bad} are left out{run.passed_over}")
 
 
-def _restore(run: Run, found: Path) -> None:
-    state = run.checkpoints.load(found)
-    run.step, run.updates = state["step"], state["updates"]
-    run.recent.clear()
-    run.recent.extend(state["recent"])
+def _restore(run: Run) -> dict[str, Any] | None:
+    """To the newest checkpoint that can be used: its state, None where there is none. What is newer is said in run.passed_over.
+
+    CorruptFile where there are checkpoints and none can be used: to begin anew is for the user to decide.
+    """
+    damaged: list[CorruptFile] = []
+    for found in checkpoint.newest_first(run.folder / "checkpoints"):
+        try:
+            _check_same(run, found)
+            state = run.checkpoints.load(found)
+        except CorruptFile as error:
+            damaged.append(error)
+            continue
+        run.step, run.updates = state["step"], state["updates"]
+        run.recent.clear()
+        run.recent.extend(state["recent"])
+        run.passed_over = "".join(f"; passed over, since damaged: {error}" for error in damaged)
+        return state
+    if damaged:
+        before = f", nor can the {len(damaged) - 1} before it" if len(damaged) > 1 else ", and there is none before it"
+        what = f"{damaged[0]}{before}. Delete {run.folder / 'checkpoints'}: the run then starts again."
+        raise CorruptFile(what, **damaged[0].details)
+    return None
 
 
 def _truncate(path: Path, step: int) -> None:
@@ -278,12 +313,12 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _summary(run: Run) -> dict[str, Any]:
     lines = watch.read_lines(run.folder / "train.jsonl")
-    tail = [line["loss"] for line in lines[-20:] if "left_out" not in line] or [math.nan]
+    tail = [line["loss"] for line in lines[-20:] if "left_out" not in line]
     return {
         "fingerprint": run.fingerprint,
         "steps": run.step,
         "tokens": lines[-1]["tokens"],
-        "final_loss": sum(tail) / len(tail),
+        "final_loss": sum(tail) / len(tail) if tail else None,
         "validation_loss": lines[-1].get("validation_loss"),
         "unigram_entropy": run.entropy,
         "seconds": round(sum(line["seconds"] for line in lines), 1),
@@ -302,4 +337,4 @@ def _say_plan(run: Run, say: Say) -> None:
     whole = "" if c.layout.ranks == 1 else f"; held by the first of {c.layout.ranks} ranks"
     say(f"model       {held_here:,} parameters, {active:,} active per token{whole}")
     say(f"steps       {c.steps} of {c.batch} × {c.seq_len} = {c.batch * c.seq_len:,} tokens, {epochs}")
-    say(f"start       step {run.step}, {torch.get_num_threads()} threads{run.note}")
+    say(f"start       step {run.step}, {torch.get_num_threads()} threads{run.note}{run.passed_over}")

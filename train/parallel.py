@@ -21,7 +21,9 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,7 +136,7 @@ def join(layout: Layout, minutes: float = 10) -> Iterator[Ranks]:
     """Take part in a run of `layout.ranks` processes, as torchrun's environment says. ConfigError where the numbers differ.
 
     A collective that no answer comes to ends after `minutes`. When one rank ends with an error, the others end with a
-    TrainError that names it.
+    TrainError that names it, also where torchrun has stopped them because of it.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
@@ -155,10 +157,17 @@ def join(layout: Layout, minutes: float = 10) -> Iterator[Ranks]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=minutes))
     store = dist.distributed_c10d._get_default_store()
     rank = dist.get_rank()
+    store.set(f"at {rank}", _where(os.getpid()))
     try:
-        yield _place(layout, rank, device)
-    except Exception as error:
-        raise _name_the_dead(store, rank, world, error) from error
+        try:
+            yield _place(layout, rank, device)
+        except Exception as error:
+            raise _name_the_dead(store, rank, world, error) from error
+    except KeyboardInterrupt:  # Ctrl-C; or torchrun, on seeing that a rank ended; maybe before its end was seen here
+        dead = _dead_before(store, rank, world)
+        if dead is None:
+            raise
+        raise dead from None
     finally:
         if ours:
             dist.destroy_process_group()
@@ -186,13 +195,55 @@ def _name_the_dead(store: dist.Store, rank: int, world: int, error: Exception) -
         said = {peer: store.get(f"failed {peer}").decode() for peer in range(world) if _waited(store, f"failed {peer}")}
     except (RuntimeError, ConnectionError):  # the store lived in the rank that died
         return TrainError(f"rank {rank}: another rank ended, probably rank 0, which keeps the store ({error})")
-    guilty = {peer: text.removeprefix("own ") for peer, text in said.items() if text.startswith("own ")}
     silent = [peer for peer in range(world) if peer not in said]
-    if guilty:
-        return TrainError("; ".join(f"rank {peer} ended with {text}" for peer, text in guilty.items()))
+    if (guilty := _guilty(said)) is not None:
+        return guilty
     if silent:
         return TrainError(f"rank {', '.join(map(str, silent))} ended without a word (killed?); seen by rank {rank}: {error}")
     return error
+
+
+def _guilty(said: dict[int, str]) -> TrainError | None:
+    """Who ended with an error of its own, by what ranks said."""
+    own = [f"rank {peer} ended with {text.removeprefix('own ')}" for peer, text in said.items() if text.startswith("own ")]
+    return TrainError("; ".join(own)) if own else None
+
+
+def _dead_before(store: dist.Store, rank: int, world: int) -> TrainError | None:
+    """For a rank that is told to stop: who had ended already, and why. None where nobody had: then it is the user's wish.
+
+    A rank that was killed could say nothing. It is known by its process, which is gone, on the machine that this rank is on.
+    """
+    try:
+        said = {peer: store.get(key).decode() for peer in range(world) if store.check([key := f"failed {peer}"])}
+        if rank not in said:
+            store.set(f"failed {rank}", "told to stop")  # so that nobody takes this rank for one that was killed
+        if (guilty := _guilty({peer: text for peer, text in said.items() if peer != rank})) is not None:
+            return guilty
+        places = {peer: store.get(f"at {peer}").decode() for peer in range(world) if peer not in (rank, *said)}
+    except (RuntimeError, ConnectionError):  # the store is gone as well: nothing more is to be learnt
+        return None
+    killed = []
+    for peer, place in places.items():
+        pid = int(place.rpartition(" ")[2])
+        if place == _where(pid) and not _alive(pid) and not store.check([f"failed {peer}"]):
+            killed.append(str(peer))
+    return (
+        TrainError(f"rank {', '.join(killed)} ended without a word (killed?); rank {rank} was then stopped") if killed else None
+    )
+
+
+def _where(pid: int) -> str:
+    """A process by its machine, the namespace of its number (containers may share a name), and the number."""
+    return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino} {pid}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"  # has ended, and nobody has asked how
 
 
 def _waited(store: dist.Store, key: str) -> bool:

@@ -45,8 +45,9 @@ class Run:
     step: int = 0
     updates: int = 0  # steps that were not left out
     recent: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=64))  # their losses
-    left_out: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)  # gone back: to step, from step, to updates
-    note: str = ""
+    left_out: list[tuple[int, int, int, str]] = dataclasses.field(default_factory=list)  # as in RUN/left_out.json, see loop.py
+    note: str = ""  # of where it begins, for the plan
+    passed_over: str = ""  # of checkpoints that could not be used
 
 
 @dataclasses.dataclass
@@ -65,7 +66,8 @@ class _Passed:
 def _pass(run: Run, stream: Stream, first: int, count: int, real: int | None = None) -> _Passed:
     """Samples first … first + count - 1 of a stream through the model, this rank's share of them.
 
-    real: of the samples so many count, the rest makes ranks even.
+    real: for an evaluation. Of the samples so many count, the rest makes ranks even; and none loses a token to a capacity,
+    which is a device of training (see train/subject.py).
     """
     c, ranks = run.config, run.ranks
     local = count // ranks.layout.data_ranks
@@ -81,6 +83,9 @@ def _pass(run: Run, stream: Stream, first: int, count: int, real: int | None = N
     labels_S = torch.zeros(1 + max(reader.index for reader in stream.readers), dtype=torch.int64, device=ranks.device)
     labels_S.index_add_(0, source_B, torch.from_numpy((labels_BL != IGNORED).sum(1)).to(ranks.device))
     labels = total(labels_S, ranks.data).tolist()
+    exempt_B = None
+    if c.model.capacity_factor is not None:
+        exempt_B = exempt(start, local) if real is None else torch.ones(local, dtype=torch.bool)
     sums = run_microbatches(
         run.model,
         torch.from_numpy(batch.tokens_BL1[:, :-1]).contiguous().to(ranks.device),
@@ -88,7 +93,7 @@ def _pass(run: Run, stream: Stream, first: int, count: int, real: int | None = N
         sum(labels),
         c.layout.micro(count),
         torch.from_numpy(documents_BL1[:, :-1]).contiguous().to(ranks.device) if c.document_mask else None,
-        None if c.model.capacity_factor is None else exempt(start, local).to(ranks.device),
+        None if exempt_B is None else exempt_B.to(ranks.device),
     )
     nats_S = torch.zeros_like(labels_S, dtype=torch.float64)
     if sums.losses_BL is not None:
@@ -106,9 +111,9 @@ def run_step(run: Run) -> dict[str, Any]:
     batch = batch_of(run.step, config)
     tokens = batch * config.seq_len
     line: dict[str, Any] = {"step": step, "lr": lr, "tokens": samples_before(step, config) * config.seq_len}
-    if any(before < step <= bad for before, bad, _ in run.left_out):
+    if gone := [why for before, bad, _, why in run.left_out if before < step <= bad]:
         run.step = step
-        return line | {"loss": None, "left_out": "gone back over", "seconds": 0.0}
+        return line | {"loss": None, "left_out": f"gone back over{gone[0] and ': '}{gone[0]}", "seconds": 0.0}
     run.optimizer.zero_grad()
     passed = _pass(run, run.stream, samples_before(run.step, config), batch)
     run.optimizer.reduce()
@@ -116,6 +121,7 @@ def run_step(run: Run) -> dict[str, Any]:
     loss = passed.loss
     bad = watch.judge(loss, norm, run.recent, config.spike)
     if bad is not None and config.on_spike == "stop":
+        run.checkpoints.finish()  # what is just being written is where the run will go on; ending now would lose it
         raise TrainError(
             f"step {step}: {bad}. The parameters are still those of step {run.step}. Lower lr (now {lr:.3g}), raise warmup "
             f"({config.warmup}), or set on_spike to skip or roll_back.",

@@ -23,6 +23,7 @@ __all__ = [
     "draw",
     "judge",
     "read_lines",
+    "record",
     "sentence",
     "short",
     "speed",
@@ -52,19 +53,34 @@ def speed(config: ModelConfig, length: int, tokens: int, seconds: float, ranks: 
     return line | {"memory_gb": round(torch.cuda.max_memory_allocated(ranks.device) / 1e9, 3)}
 
 
-def tensorboard(folder: Path) -> Any:
-    """A writer of TensorBoard's files. ConfigError where the package is missing."""
+def record(line: dict[str, Any]) -> str:
+    """A line as JSON. It has no NaN and no infinity, which Python would write all the same: null stands for them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(line), allow_nan=False)
+
+
+def tensorboard(folder: Path, step: int) -> Any:
+    """A writer of TensorBoard's files for a run after `step`: what older files say of later steps is not shown any more.
+
+    ConfigError where the package is missing.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError("tensorboard=true wants the package tensorboard: pip install tensorboard") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def add_scalars(writer: Any, line: dict[str, Any]) -> None:
     for key, value in line.items():
-        if isinstance(value, dict):
-            writer.add_scalars(key, value, line["step"])
+        if isinstance(value, dict):  # not add_scalars: its files of their own know nothing of purge_step
+            for name, inner in value.items():
+                writer.add_scalar(f"{key}/{name}", inner, line["step"])
         elif isinstance(value, int | float) and key != "step":
             writer.add_scalar(key, value, line["step"])
 
@@ -80,11 +96,11 @@ def draw(lines: list[dict[str, Any]], name: str) -> str:
     said = f"step {last['step']}, {last['tokens']:,} tokens, loss {last['loss']:.4f}"
     said += f", held out {held[-1][1]:.4f}" if held else ""
     said += f", {left_out} steps left out" if left_out else ""
-    norms = [(line["tokens"], line["grad_norm"]) for line in told if math.isfinite(line["grad_norm"])]
+    norms = [(line["tokens"], norm) for line in told if (norm := line["grad_norm"]) is not None and math.isfinite(norm)]
     return (
         f"<p>{html.escape(name)}: {html.escape(said)}</p>"
         + _plot("Loss, nats per token; dots: held-out documents", losses, held)
-        + _plot("Gradient norm, before clipping", norms, [])
+        + (_plot("Gradient norm, before clipping", norms, []) if norms else "")
     )
 
 
@@ -114,11 +130,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def sentence(summary: dict[str, Any]) -> str:
     loss, entropy, held = summary["final_loss"], summary["unigram_entropy"], summary["validation_loss"]
-    where = "below" if loss < entropy else "NOT below"
+    if loss is None:
+        learnt = f"None of the last 20 steps was taken; the unigram entropy is {entropy:.3f}"
+    else:
+        where = "below" if loss < entropy else "NOT below"
+        learnt = f"Loss {loss:.3f} nats (mean of the last 20 steps), {abs(entropy - loss):.3f} {where} the unigram entropy of "
+        learnt += f"{entropy:.3f}"
     outside = "no documents held out" if held is None else f"held-out documents {held:.3f}"
     return (
-        f"{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s. Loss {loss:.3f} nats (mean of "
-        f"the last 20 steps), {abs(entropy - loss):.3f} {where} the unigram entropy of {entropy:.3f}; {outside}. "
+        f"{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s. {learnt}; {outside}. "
         f"{summary['folder']}"
     )
 
