@@ -3,18 +3,19 @@
 First the laws in small (kernels.check); a kernel that disagrees is not timed. Then each op in both papers' shapes at
 T = 16,384, beside torch eager, torch.compile and plain Triton (kernels/peers.py): a CUDA graph of the op on one set of buffers
 after another, together larger than any cache, is replayed 60 times, and the median is divided by the number of sets. Rates are
-of the bytes that the op has to move, and beside them that rate as a share of a copy's in the same run. --readme rewrites the
-table of kernels/README.md.
+of the bytes that the op has to move, and beside them that rate as a share of a copy's in the same run. Each line is written as
+it comes, so a run that is cut short leaves what it has. --readme rewrites the table of kernels/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from kernels import peers
 from kernels.build import build
 from kernels.check import disagreements
-from kernels.native import Library, Router
+from kernels.native import KernelError, Library, Router
 
 __all__ = ["main"]
 
@@ -145,27 +146,36 @@ def elapsed(call: Callable[[], object]) -> float:
     return begin.elapsed_time(end) * 1e3
 
 
-def measure(shape: Shape, tokens: int, library: Library, copy: float) -> list[dict[str, object]]:
-    lines = []
+def measure(shape: Shape, tokens: int, library: Library, copy: float) -> Iterator[dict[str, object]]:
+    """One line an op. Raises KernelError where our own kernel cannot be timed."""
+    where = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy GB/s": copy / 1e9}
     for op in OPS:
         first = make_set(shape, tokens, library, 0)
         each = sum(first[name].nbytes for name in op.needs)
         sets = [first, *(make_set(shape, tokens, library, i) for i in range(1, max(3, min(64, COLD // each))))]
         sets = [{n: t for n, t in one.items() if n in (*op.needs, "balance", "dlosses")} for one in sets]
-        line: dict[str, object] = {"op": op.name, "shape": shape.name, "tokens": tokens, "bytes": op.moved(tokens, shape)}
+        line: dict[str, object] = {
+            "op": op.name,
+            "shape": shape.name,
+            "tokens": tokens,
+            "bytes": op.moved(tokens, shape),
+        } | where
         contenders = {"ours": lambda b, op=op: op.ours(library, shape, b)} | peers.of(op.name, shape.experts, shape.router)
         for who, call in contenders.items():
             try:
                 line[who] = microseconds(call, sets)
-            except (RuntimeError, NotImplementedError) as error:  # a peer that cannot be captured is said, not left out
-                line[who], line[f"{who} failed"] = None, f"{type(error).__name__}: {error}".split("\n")[0]
+            except (RuntimeError, NotImplementedError, KernelError) as error:
+                why = f"{type(error).__name__}: {error}".split("\n")[0]
+                if who == "ours":
+                    raise KernelError(
+                        f"{op.name}, {shape.name}, {tokens} tokens: our own kernel cannot be timed: {why}"
+                    ) from error
+                line[who], line[f"{who} failed"] = None, why  # a peer that cannot be captured is said, not left out
         line["GB/s"] = op.moved(tokens, shape) / float(line["ours"]) / 1e3  # type: ignore[arg-type]
         line["share of copy"] = float(line["GB/s"]) * 1e9 / copy  # type: ignore[arg-type]
-        lines.append(line)
-        print(json.dumps(line), flush=True)
+        yield line
         del sets, first
         torch.cuda.empty_cache()
-    return lines
 
 
 def table(lines: list[dict[str, object]], copy: float) -> str:
@@ -202,15 +212,29 @@ def main(arguments: list[str]) -> int:
     if path is None:
         print("kernels.bench: nothing to time: no nvcc, and kernels/built has no library of these sources", file=sys.stderr)
         return 2
-    library = Library(path)
+    try:
+        library = Library(path)
+    except (OSError, KernelError) as error:
+        print(f"kernels.bench: cannot be loaded: {error}", file=sys.stderr)
+        return 1
     wrong = disagreements(library, "cuda")
     if wrong:
         print("kernels.bench: wrong, so not timed:\n  " + "\n  ".join(wrong), file=sys.stderr)
         return 1
     copy = copy_rate()
-    lines = [line for shape in (LITE, V2) for line in measure(shape, options.tokens, library, copy)]
+    lines = []
     if options.out:
-        options.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        options.out.write_text("")
+    try:
+        for line in itertools.chain.from_iterable(measure(shape, options.tokens, library, copy) for shape in (LITE, V2)):
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+            if options.out:
+                with options.out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    except KernelError as error:
+        print(f"kernels.bench: {error}", file=sys.stderr)
+        return 1
     made = table(lines, copy)
     print(made)
     if options.readme:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in under ten minutes: builds, checks, looks for races and stray accesses, times.
 #   kernels/gpu.sh [FOLDER for kernels.jsonl, README.md and logs]
-# Each part says how it ended; the last line is the number of parts that failed, and the exit status.
+# The parts' limits are 590 s together. Each part says how it ended; the last line is the number of parts that failed, and the exit status.
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-out/kernels}
 mkdir -p "$out"
@@ -20,16 +20,16 @@ part() { # name, seconds, command…
   fi
 }
 
-part build 200 "$python" -m kernels.build cuda
-part check 60 "$python" -m kernels.check
-part laws 150 "$python" -m pytest -q -p no:cacheprovider tests/test_kernels_native.py -k cuda
-part train 60 "$python" -m pytest -q -p no:cacheprovider tests/test_train_cuda.py
+part build 90 "$python" -m kernels.build cuda
+part check 30 "$python" -m kernels.check
+part laws 100 "$python" -m pytest -q -p no:cacheprovider tests/test_kernels_{native,values,gradients}.py -k cuda
+part train 40 "$python" -m pytest -q -p no:cacheprovider tests/test_train_cuda.py
 if command -v compute-sanitizer >/dev/null; then
-  part memcheck 100 compute-sanitizer --error-exitcode 3 "$python" -m kernels.check
-  part racecheck 100 compute-sanitizer --tool racecheck --error-exitcode 3 "$python" -m kernels.check
+  part memcheck 60 compute-sanitizer --error-exitcode 3 "$python" -m kernels.check
+  part racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 3 "$python" -m kernels.check
 else echo "compute-sanitizer: not on this machine"; fi
-part bench 200 "$python" -m kernels.bench --out "$out/kernels.jsonl" --readme
-part layer 120 "$python" -m bench.moe_layer
+part bench 150 "$python" -m kernels.bench --out "$out/kernels.jsonl" --readme
+part layer 60 "$python" -m bench.moe_layer
 cp kernels/README.md "$out/"
 tail -n 30 "$out/bench.log" "$out/layer.log"
 echo "$failed failed"

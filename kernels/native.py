@@ -27,6 +27,14 @@ ERRORS = {
     -2: "a dtype that the kernels do not serve",
     -3: "a tensor that does not begin at a multiple of 16 bytes",
     -4: "an expert number out of range",
+    -5: "`of`, the segment of each token, is out of range or does not rise",
+}
+# Of the errors of CUDA, those with a known cause.
+CAUSES = {
+    35: "the driver is older than the CUDA that the library was built with: update it",
+    209: "the library has no code for this GPU: `make kernels` with an nvcc that knows it",
+    222: "the driver is older than the CUDA that the library was built with: update it",
+    719: "a kernel stopped: an expert's number is out of range, or `of` is, or `of` does not rise",
 }
 FORMATS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -70,6 +78,9 @@ class Library:
         self.path = path
         library = ctypes.CDLL(str(path))
         declared = entries()
+        missing = [name for name in declared if not hasattr(library, name)]
+        if missing:
+            raise KernelError(f"{path} has no {', '.join(missing)}, which {HEADER.name} declares: make kernels")
         self._entries = {name: getattr(library, name) for name in declared}
         for name, (result, parameters) in declared.items():
             self._entries[name].restype, self._entries[name].argtypes = result, parameters
@@ -189,7 +200,8 @@ class Library:
             seen = ", ".join(f"{a.dtype} {list(a.shape)}" if isinstance(a, Tensor) else str(a) for a in arguments)
             if error < 0:
                 raise ValueError(f"{name}: {ERRORS[error]}; seen {seen}")
-            raise KernelError(f"{name} ended with CUDA error {error}; seen {seen}")
+            cause = f" ({CAUSES[error]})" if error in CAUSES else ""
+            raise KernelError(f"{name} ended with CUDA error {error}{cause}; seen {seen}")
 
 
 def _live(offs_E1: Tensor | None) -> Tensor | None:

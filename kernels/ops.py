@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 from typing import Any
 
 import torch
@@ -21,15 +22,22 @@ from kernels import reference, registered
 
 __all__ = ["combine", "drop", "experts", "gate", "permute", "route", "swiglu_weighted"]
 
-MAX_EXPERTS, MAX_K = 512, 16  # as in csrc/semantics.h
+MAX_EXPERTS, MAX_K, MAX_SLOTS = 512, 16, 2**31 - 1  # as in csrc/semantics.h
 ROWS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # or Dynamo looks through a cache, and traces how files are found and hashed
 def _compiled(device: str) -> bool:
+    return _decided(device)
+
+
+@functools.cache
+def _decided(device: str) -> bool:
     choice = os.environ.get("CORPUS_KERNELS", "compiled")
     if choice not in ("compiled", "reference"):
         raise ValueError(f"CORPUS_KERNELS={choice!r}; compiled or reference expected")
+    if choice == "reference" and device in ("cpu", "cuda"):
+        print(f"kernels: CORPUS_KERNELS=reference: plain torch computes on {device}", file=sys.stderr, flush=True)
     return choice == "compiled" and device in ("cpu", "cuda") and registered.library(device) is not None
 
 
@@ -49,11 +57,16 @@ def gate(
     devices: int = 1,
     top_devices: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(experts_TK int32, weights_TK fp32, losses_4); see reference.gate. Logits of 16 bits are widened first."""
+    """(experts_TK int32, weights_TK fp32, losses_4); see reference.gate. Logits of 16 bits are widened first.
+
+    The values of of_T, rising from 0 to segments - 1 at most, are looked at where that waits for nothing: on a CPU they are a
+    ValueError, on CUDA a kernel stops the stream, as with an expert's number that is out of range.
+    """
     _check(logits_TE.dim() == 2 and logits_TE.dtype in ROWS, "gate: logits", logits_TE, "floats [tokens, experts]")
     tokens, count = logits_TE.shape
     if not 1 <= count <= MAX_EXPERTS or not 1 <= k <= MAX_K:
         raise ValueError(f"gate: {count} experts, k={k}; up to {MAX_EXPERTS} experts and {MAX_K} a token expected")
+    _check_size("gate", tokens, k)
     if groups < 1 or count % groups or not 1 <= top_groups <= groups or k > count // groups * top_groups:
         raise ValueError(f"gate: k={k}, groups={groups}, top_groups={top_groups} cannot be chosen from {count} experts")
     if devices < 1 or count % devices or not 1 <= top_devices <= devices:
@@ -64,6 +77,8 @@ def gate(
     if of_T is not None:
         _check(of_T.shape == (tokens,) and of_T.dtype == torch.int32, "gate: of", of_T, f"int32 [{tokens}]")
         _check(of_T.device == logits_TE.device, "gate: of", of_T, f"device {logits_TE.device}")
+        if not 1 <= segments <= MAX_SLOTS:
+            raise ValueError(f"gate: segments={segments}; how many segments `of` numbers expected, 1 or more")
     elif segments < 1 or tokens % segments:
         raise ValueError(f"gate: {tokens} tokens are not {segments} segments of equal length")
     for name, value, known in (("score", score, ("softmax", "sigmoid")), ("group_score", group_score, ("max", "top2"))):
@@ -78,6 +93,11 @@ def gate(
         bias_E = None if bias_E is None else bias_E.detach().to(wide_TE.dtype).contiguous()
         of_T = None if of_T is None else of_T.contiguous()
         return registered.Gate.apply(wide_TE, bias_E, of_T, tuple(options.values()))  # type: ignore[no-any-return]
+    # As in route: the twin looks itself, and on CUDA looking would wait for the device.
+    looked_at = of_T is not None and of_T.device.type == "cpu" and tokens > 0
+    if looked_at and (int(of_T[0]) < 0 or int(of_T[-1]) >= segments or bool((of_T.diff() < 0).any())):  # type: ignore[index, union-attr]
+        seen = f"numbers {int(of_T.min())} to {int(of_T.max())}"  # type: ignore[union-attr]
+        raise ValueError(f"gate: of has {seen}; the segment of each token expected, rising, from 0 to {segments - 1}")
     return reference.gate(logits_TE, bias_E, of_T, **options)
 
 
@@ -93,16 +113,24 @@ def drop(
 ) -> tuple[Tensor, Tensor]:
     """(experts_TK, weights_TK) without the slots there is no room for; see reference.drop."""
     _check_slots(experts_TK, "drop: experts")
-    _check(weights_TK.shape == experts_TK.shape, "drop: weights", weights_TK, str(list(experts_TK.shape)))
-    if sequences < 1 or len(experts_TK) % sequences or devices < 1 or experts % devices or capacity_factor <= 0:
+    device = experts_TK.device
+    fits = weights_TK.shape == experts_TK.shape and weights_TK.dtype in (torch.float32, torch.float64)
+    expected = f"fp32 or fp64 {list(experts_TK.shape)} on {device}"
+    _check(fits and weights_TK.device == device, "drop: weights", weights_TK, expected)
+    if not 1 <= experts <= MAX_EXPERTS or sequences < 1 or devices < 1 or len(experts_TK) % sequences or experts % devices:
         raise ValueError(
-            f"drop: {len(experts_TK)} tokens in {sequences} sequences, {experts} experts on {devices} devices, "
-            f"capacity_factor={capacity_factor}; whole numbers and more than 0 expected"
+            f"drop: {len(experts_TK)} tokens in {sequences} sequences, {experts} experts on {devices} devices; whole numbers, "
+            f"and at most {MAX_EXPERTS} experts expected"
         )
+    if sequences * devices > MAX_SLOTS:
+        raise ValueError(f"drop: {sequences} sequences times {devices} devices; fewer than 2**31 places expected")
+    if not (math.isfinite(capacity_factor) and capacity_factor > 0):
+        raise ValueError(f"drop: capacity_factor={capacity_factor}; a finite number above 0 expected")
     if exempt_S is not None:
-        _check(exempt_S.shape == (sequences,) and exempt_S.dtype == torch.bool, "drop: exempt", exempt_S, f"bool [{sequences}]")
-    if _compiled(experts_TK.device.type):
-        room = math.ceil(capacity_factor * (experts_TK.numel() // sequences) / devices)
+        fits = exempt_S.shape == (sequences,) and exempt_S.dtype == torch.bool and exempt_S.device == device
+        _check(fits, "drop: exempt", exempt_S, f"bool [{sequences}] on {device}")
+    if _compiled(device.type):
+        room = reference.room(experts_TK.numel() // sequences, devices, capacity_factor)
         exempt_S = None if exempt_S is None else exempt_S.contiguous()
         numbers = (experts, devices, sequences, room)
         return registered.Drop.apply(experts_TK.contiguous(), weights_TK.contiguous(), exempt_S, numbers)  # type: ignore[no-any-return]
@@ -125,7 +153,8 @@ def route(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     if _compiled(experts_TK.device.type):
         return registered.route(experts_TK.contiguous(), count)
     # The twin looks itself. On CUDA looking would wait for the device; a kernel there stops the stream, as indexing in torch.
-    if not experts_TK.is_cuda and experts_TK.numel() and not 0 <= int(experts_TK.min()) <= int(experts_TK.max()) <= count:
+    looked_at = experts_TK.device.type == "cpu" and experts_TK.numel() > 0
+    if looked_at and not 0 <= int(experts_TK.min()) <= int(experts_TK.max()) <= count:
         raise ValueError(
             f"route: experts has numbers {int(experts_TK.min())} to {int(experts_TK.max())}; 0 to {count} expected"
         )
@@ -134,6 +163,7 @@ def route(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def permute(x_TH: Tensor, pos_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None = None) -> Tensor:
     """y_NH, rows grouped by expert; see reference.permute."""
+    _check_slots(pos_TK, "permute: pos")
     _check_rows(x_TH, len(pos_TK), "permute: x")
     _check_places(x_TH, "permute", pos=(pos_TK, pos_TK.shape), src=(src_N, (pos_TK.numel(),)), offs=(offs_E1, None))
     if _compiled(x_TH.device.type):
@@ -143,6 +173,7 @@ def permute(x_TH: Tensor, pos_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None 
 
 def experts(x_NH: Tensor, w_EOH: Tensor, offs_E1: Tensor) -> Tensor:
     """y_NO, each group of rows times its expert's matrix; see reference.experts."""
+    _check_size("experts", len(x_NH), 1)
     fits = w_EOH.dim() == 3 and x_NH.shape[-1] == w_EOH.shape[-1] and len(offs_E1) == len(w_EOH) + 1
     _check(fits, "experts: w", w_EOH, f"[{len(offs_E1) - 1}, outputs, {x_NH.shape[-1]}]")
     if x_NH.is_cuda and x_NH.dtype == torch.bfloat16:  # no count comes to the host; rows of nobody are left undefined
@@ -152,6 +183,7 @@ def experts(x_NH: Tensor, w_EOH: Tensor, offs_E1: Tensor) -> Tensor:
 
 def swiglu_weighted(gate_up_N2I: Tensor, weights_TK: Tensor, src_N: Tensor, offs_E1: Tensor | None = None) -> Tensor:
     """out_NI = silu(gate) · up · weight; see reference.swiglu_weighted."""
+    _check_size("swiglu_weighted", weights_TK.numel(), 1)
     _check_rows(gate_up_N2I, weights_TK.numel(), "swiglu_weighted: gate_up")
     if gate_up_N2I.shape[1] % 2:
         raise ValueError(f"swiglu_weighted: gate_up has {gate_up_N2I.shape[1]} columns; gate and up are as wide as each other")
@@ -171,6 +203,7 @@ def combine(
     shared_TH: Tensor | None = None,
 ) -> Tensor:
     """z_TH, the weighted sum of each token's rows and what all tokens share; see reference.combine."""
+    _check_slots(pos_TK, "combine: pos")
     _check_rows(y_NH, pos_TK.numel(), "combine: y")
     if weights_TK is not None:
         _check(weights_TK.shape == pos_TK.shape, "combine: weights", weights_TK, str(list(pos_TK.shape)))
@@ -178,13 +211,9 @@ def combine(
         weights_TK = weights_TK.contiguous()
     _check_places(y_NH, "combine", pos=(pos_TK, pos_TK.shape), src=(src_N, (pos_TK.numel(),)), offs=(offs_E1, None))
     if shared_TH is not None:
-        expected = (len(pos_TK), y_NH.shape[1])
-        _check(
-            shared_TH.shape == expected and shared_TH.dtype == y_NH.dtype,
-            "combine: shared",
-            shared_TH,
-            f"{y_NH.dtype} {expected}",
-        )
+        fits = shared_TH.shape == (len(pos_TK), y_NH.shape[1]) and shared_TH.dtype == y_NH.dtype
+        expected = f"{y_NH.dtype} {[len(pos_TK), y_NH.shape[1]]} on {y_NH.device}"
+        _check(fits and shared_TH.device == y_NH.device, "combine: shared", shared_TH, expected)
         shared_TH = shared_TH.contiguous()
     if _compiled(y_NH.device.type):
         return registered.Combine.apply(y_NH.contiguous(), weights_TK, shared_TH, pos_TK, offs_E1)  # type: ignore[no-any-return]
@@ -196,10 +225,15 @@ def _check(ok: bool, what: str, seen: Tensor, expected: str) -> None:
         raise ValueError(f"{what} is {seen.dtype} {list(seen.shape)} on {seen.device}; {expected} expected")
 
 
-def _check_slots(experts_TK: Tensor, what: str) -> None:
-    _check(experts_TK.dim() == 2 and experts_TK.dtype == torch.int32, what, experts_TK, "int32 [tokens, k]")
-    if not 1 <= experts_TK.shape[1] <= MAX_K or experts_TK.numel() >= 2**31:
-        raise ValueError(f"{what} is {list(experts_TK.shape)}; 1 to {MAX_K} a token and fewer than 2**31 in all expected")
+def _check_slots(slots_TK: Tensor, what: str) -> None:
+    _check(slots_TK.dim() == 2 and slots_TK.dtype == torch.int32, what, slots_TK, "int32 [tokens, k]")
+    if not 1 <= slots_TK.shape[1] <= MAX_K or slots_TK.numel() > MAX_SLOTS:
+        raise ValueError(f"{what} is {list(slots_TK.shape)}; 1 to {MAX_K} a token and fewer than 2**31 in all expected")
+
+
+def _check_size(op: str, tokens: int, k: int) -> None:
+    if tokens * k > MAX_SLOTS:
+        raise ValueError(f"{op}: {tokens} times {k} slots; fewer than 2**31 expected, so parts of the batch one after another")
 
 
 def _check_rows(rows: Tensor, count: int, what: str) -> None:

@@ -17,8 +17,9 @@ Rules, the same in every implementation:
   - a tie goes to the lower expert; slots are in order of falling logit;
   - sums over slots run in slot order j = 0…K-1 with an fp32 accumulator, so results do not depend on the launch;
   - rows of one expert are in slot order (stable);
-  - a NaN logit counts as the largest, so indices stay in range and the NaN reaches the loss, where the trainer stops; an
-    infinite one makes all scores of its token NaN by inf - inf, a -inf one is an expert of score 0;
+  - a NaN logit counts as the largest, so indices stay in range and the NaN reaches the loss, where the trainer stops; with an
+    infinite one z and the token's gradient are NaN, and all its scores of a softmax by inf - inf, while a sigmoid of it is 1;
+    a -inf one is an expert of score 0, and where all are -inf shares, z and gradient are NaN;
   - `offs`, where an op takes it, says which rows are an expert's; those after the last are nobody's: written as 0, never read.
 """
 
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from kernels.fuse import fused_on_cuda
 
-__all__ = ["combine", "drop", "experts", "gate", "losses", "permute", "route", "swiglu_weighted"]
+__all__ = ["combine", "drop", "experts", "gate", "losses", "permute", "room", "route", "swiglu_weighted"]
 
 
 def gate(
@@ -117,7 +118,9 @@ def losses(
     reached_TD = torch.zeros(tokens, devices, dtype=shares_TE.dtype, device=shares_TE.device)
     reached_TD.scatter_(1, experts_TK.long() // (count // devices), 1.0)
     received_SD = per_segment(reached_TD) * (devices / top_devices) / length_S1
-    z = logits_TE.logsumexp(1).square().mean()
+    # Not torch's logsumexp, which makes inf of an infinite logit: here that is NaN, in z and in its gradient.
+    top_T1 = logits_TE.detach().amax(1, keepdim=True)
+    z = (top_T1[:, 0] + (logits_TE - top_T1).exp().sum(1).log()).square().mean()
     return torch.stack(((f_SE * p_SE).sum(), (f_SD * p_SD).sum(), (received_SD * p_SD).sum(), z))
 
 
@@ -140,7 +143,7 @@ def drop(
     if experts_TK.numel() == 0:
         return experts_TK, weights_TK
     slots = experts_TK.numel() // sequences
-    room = math.ceil(capacity_factor * slots / devices)
+    most = room(slots, devices, capacity_factor)
     sequence_N = torch.arange(experts_TK.numel(), device=experts_TK.device) // slots
     place_N = sequence_N * devices + experts_TK.flatten() // (experts // devices)
     by_weight_N = weights_TK.detach().flatten().sort(descending=True, stable=True).indices
@@ -149,10 +152,15 @@ def drop(
     starts_P[0] = 0
     rank_N = torch.empty_like(order_N)
     rank_N[order_N] = torch.arange(len(order_N), device=order_N.device) - starts_P[place_N[order_N]]
-    over_TK = (rank_N >= room).view_as(experts_TK)
+    over_TK = (rank_N >= most).view_as(experts_TK)
     if exempt_S is not None:
         over_TK = over_TK & ~exempt_S[sequence_N].view_as(experts_TK)
     return experts_TK.masked_fill(over_TK, experts), weights_TK.masked_fill(over_TK, 0.0)
+
+
+def room(slots: int, devices: int, capacity_factor: float) -> int:
+    """How many of a sequence's slots a device takes: no more than there are, for the kernels hold it in 32 bits."""
+    return math.ceil(min(capacity_factor * slots / devices, slots))
 
 
 def route(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

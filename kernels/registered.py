@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.build import built
 from kernels.check import disagreements
-from kernels.native import Library, Router
+from kernels.native import KernelError, Library, Router
 
 __all__ = ["Combine", "Drop", "Gate", "Permute", "SwigluWeighted", "library", "route"]
 
@@ -42,16 +42,25 @@ SCHEMAS = {
 def library(device: str) -> Library | None:
     """What was compiled for `device`, cpu or cuda, and agrees with the reference; None: plain torch has to do. Said once."""
     path = built(device)
+    where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     if not path.exists():
-        if device == "cuda":  # on a CPU plain torch is about as fast
-            _say("no compiled CUDA kernels; torch.compile does their work. `make kernels` builds them")
+        if device == "cuda":
+            _say(f"no compiled CUDA kernels for this {where}; torch.compile does their work. `make kernels` builds them")
+        else:
+            _say("no compiled twin for this CPU; plain torch computes the same. `make kernels` builds it")
         return None
-    found = Library(path)
-    wrong = disagreements(found, device) if device == "cuda" else []
+    try:
+        found = Library(path)
+        wrong = disagreements(found, device) if device == "cuda" else []
+    except (OSError, KernelError) as error:  # OSError: the loader's, of a library for another system, or of no driver
+        wrong = [f"{type(error).__name__}: {error}"]
     if wrong:
-        name = torch.cuda.get_device_name()
-        _say(f"{path} disagrees with the reference on this {name}, and is not used. Please report:\n  " + "\n  ".join(wrong))
+        _say(
+            f"{path} does not do what the reference does on this {where}, and is not used; plain torch is. Please report:\n  "
+            + "\n  ".join(wrong)
+        )
         return None
+    _say(f"{path.name} computes on this {where}" + (", and agrees with the reference there" if device == "cuda" else ""))
     return found
 
 

@@ -58,3 +58,16 @@ def behind_ops(name: str) -> Iterator[str]:
         patch.setattr(ops, "_compiled", lambda device: library is not None)
         patch.setattr(registered, "library", lambda device: library)
         yield "cuda" if name == "cuda" else "cpu"
+
+
+@contextlib.contextmanager
+def behind_ops_in_nan(name: str) -> Iterator[str]:
+    """The same, with memory filled with NaN before a kernel writes it: what it leaves out shows."""
+    with pytest.MonkeyPatch.context() as patch, behind_ops(name) as device:
+        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert torch.empty(3).isnan().all() and torch.zeros(3).new_empty(3).isnan().all()
+            yield device
+        finally:
+            torch.use_deterministic_algorithms(False)

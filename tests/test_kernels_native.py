@@ -5,7 +5,6 @@ Memory is filled with NaN before a kernel writes it, so what it leaves out shows
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -15,41 +14,14 @@ from torch import Tensor
 
 from kernels import ops, reference
 from kernels.native import KernelError, Library, entries
-from tests.implementations import behind_ops, implementation
-
-WIDE = torch.float64
+from tests.gate_law import WIDE, Gate, noise, same_as_reference
+from tests.implementations import behind_ops_in_nan, implementation
 
 
 @pytest.fixture(autouse=True, scope="module", params=["twin", "emulated", "cuda"])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, behind_ops(request.param) as device:
-        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-        torch.use_deterministic_algorithms(True)
-        assert torch.empty(3).isnan().all() and torch.zeros(3).new_empty(3).isnan().all()
+    with behind_ops_in_nan(request.param) as device:
         yield device
-    torch.use_deterministic_algorithms(False)
-
-
-def noise(*shape: int, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Gate:
-    experts: int
-    k: int
-    groups: int = 1
-    top_groups: int = 1
-    devices: int = 1
-    top_devices: int = 1
-    score: str = "softmax"
-    group_score: str = "max"
-    renormalize: bool = False
-    scale: float = 1.0
-    biased: bool = False
-
-    def options(self) -> dict[str, object]:
-        return {n: v for n, v in dataclasses.asdict(self).items() if n not in ("experts", "biased")}
 
 
 GATES = {
@@ -95,59 +67,31 @@ def test_gate_of_logits_that_differ_in_all_their_bits(name: str, apart: float, d
     same_as_reference(gate, torch.where(noise(147, 1, seed=1) > 1, -logits, logits), False, device)
 
 
+# Widths between those that lanes hold full, 64, 128, 160, 256 and 512; and more slots than a token has lanes.
+BETWEEN = {
+    "up to 160": Gate(144, 6, 9, 4, 9, 3),
+    "up to 160, uneven": Gate(131, 16, renormalize=True),
+    "up to 256": Gate(200, 16, devices=8, top_devices=3, score="sigmoid"),
+    "up to 256, uneven": Gate(210, 7, 7, 3, 7, 3, group_score="top2", biased=True, renormalize=True),
+    "up to 512": Gate(300, 9, 10, 4, 10, 4, scale=16.0),
+    "up to 512, uneven": Gate(387, 16, devices=3, score="sigmoid", biased=True),
+    "many slots in few lanes": Gate(64, 16, 8, 3, 8, 3),
+    "many slots in whole groups": Gate(128, 16, 8, 3, 8, 3),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+@pytest.mark.parametrize("documents", [False, True])
+def test_gate_between_the_full_widths(name: str, documents: bool, device: str) -> None:
+    gate = BETWEEN[name]
+    same_as_reference(gate, (noise(147, gate.experts, seed=len(name)) * 32).round() / 16, documents, device)
+    if gate.score == "softmax" and gate.group_score == "max":
+        same_as_reference(gate, noise(147, gate.experts, seed=len(name)) * 1e-4 + 1, documents, device)
+
+
 def test_gate_of_many_segments(device: str) -> None:
     """More segments, and more tiles, than a block has lanes for them."""
     same_as_reference(Gate(8, 2, devices=2), (noise(15_000, 8, seed=1) * 32).round() / 16, False, device, segments=300)
-
-
-def same_as_reference(gate: Gate, logits: Tensor, documents: bool, device: str, segments: int = 1) -> None:
-    tokens = len(logits)
-    bias = (noise(gate.experts, seed=7) * 4).round() / 8 if gate.biased else None
-    of = None
-    if documents:
-        # Documents that begin within a tile and at its edges, end with it, hold many tiles, or have no token.
-        lengths = torch.tensor([3, 61, 0, 70, 1, 12])
-        of = torch.arange(6, dtype=torch.int32).repeat_interleave(lengths)[:tokens].clone()
-        segments = 6
-    elif tokens == 147:
-        segments = 3
-    dweights, dlosses = noise(tokens, gate.k, seed=3), torch.tensor([0.3, 0.5, 0.7, 0.2])
-    results = []
-    for wide in (False, True):
-        to = {"dtype": WIDE} if wide else {"device": device}
-        leaf = logits.to(**to).requires_grad_()
-        route = reference.gate if wide else ops.gate
-        where = None if of is None else of.to(leaf.device)
-        experts, weights, losses = route(
-            leaf, None if bias is None else bias.to(**to), where, segments=segments, **gate.options()
-        )
-        (dlogits,) = torch.autograd.grad([weights, losses], [leaf], [dweights.to(**to), dlosses.to(**to)])
-        results.append([t.detach().cpu() for t in (experts, weights, losses, dlogits)])
-    (experts, *seen), (expected_experts, *expected) = results
-    assert torch.equal(experts, expected_experts)
-    for one, other in zip(seen, expected, strict=True):
-        torch.testing.assert_close(one.to(WIDE), other, rtol=2e-5, atol=2e-7)
-
-
-def test_odd_logits_are_what_the_reference_makes_of_them(device: str) -> None:
-    logits = noise(7, 64, seed=1)
-    logits[0, 5] = float("nan")
-    logits[5, 9], logits[5, 4] = -float("nan"), float("inf")
-    logits[1, 7] = float("inf")
-    logits[2, 3:40] = -float("inf")
-    logits[3] = -float("inf")
-    logits[4] = 0.0
-    logits[4, 2] = -0.0
-    for options in (
-        {"k": 6},
-        {"k": 6, "groups": 8, "top_groups": 3},
-        {"k": 6, "groups": 4, "top_groups": 2, "group_score": "top2"},
-    ):
-        experts, weights, losses = ops.gate(logits.to(device), **options)
-        expected, expected_weights, _ = reference.gate(logits, **options)
-        assert torch.equal(experts.cpu(), expected)
-        torch.testing.assert_close(weights.cpu(), expected_weights, equal_nan=True)
-        assert losses.isnan().all()  # NaN reaches the loss, and the trainer stops
 
 
 ROWS = [torch.float32, torch.bfloat16, torch.float16]

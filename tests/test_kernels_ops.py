@@ -1,6 +1,7 @@
-"""Laws of the routing ops, oracles as plain loops in float64, and gradient checks, of the reference and of the compiled twin.
+"""Laws of the routing ops, and oracles as plain loops in float64, of the reference and of the compiled twin.
 
-Everything goes through kernels.ops. What the CUDA kernels compute, in fp32, is compared in test_kernels_native.py.
+Everything goes through kernels.ops. Gradients by finite differences are in test_kernels_gradients.py; what the CUDA kernels
+compute, in fp32, is compared in test_kernels_native.py.
 """
 
 from __future__ import annotations
@@ -272,23 +273,6 @@ def test_a_layer_is_the_plain_loop(rows: list[list[int]]) -> None:
     z.backward(dz)
     for a, b in zip(ours, plain):
         torch.testing.assert_close(a.grad, b.grad if b.grad is not None else torch.zeros_like(a))
-
-
-def test_gradients_by_finite_differences() -> None:
-    idx = torch.tensor(SHAPES["mixed"], dtype=torch.int32)
-    _, pos, src = ops.route(idx, 5)
-    x, y, weights = random(5, 3, seed=1), random(10, 3, seed=2), random(5, 2, seed=3)
-    for leaf in (x, y, weights):
-        leaf.requires_grad_()
-    assert torch.autograd.gradcheck(lambda a: ops.permute(a, pos, src), x)
-    assert torch.autograd.gradcheck(lambda a, b: ops.combine(a, b, pos, src), (y, weights))
-    logits = (torch.arange(48.0, dtype=torch.float64).view(6, 8) * 7 % 13 / 5).requires_grad_()  # no near-ties to cross
-    for options in (
-        {"k": 2, "segments": 2, "devices": 2},
-        {"k": 3, "groups": 4, "top_groups": 2, "scale": 16.0, "devices": 4, "top_devices": 2},
-        {"k": 3, "score": "sigmoid", "renormalize": True, "scale": 2.5},
-    ):
-        assert torch.autograd.gradcheck(lambda a, o=options: ops.gate(a, **o)[1:], logits)
 
 
 def test_permute_conserves_and_combine_undoes_it() -> None:

@@ -77,7 +77,7 @@ int gate_forward(
   F scores[MAX_EXPERTS];
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t s = segment(t);
-    if (s < 0 || s >= r.segments) return BAD_SHAPE;
+    if (s < 0 || s >= r.segments || (of && t && of[t] < of[t - 1])) return BAD_SEGMENT;
     Scores<F> token(logits + t * r.experts, r, scores);
     int32_t* chosen = experts + t * r.k;
     choose(r, logits + t * r.experts, scores, bias, chosen);
@@ -297,6 +297,8 @@ int moe_gate_backward(
     const void* logits, const int32_t* of, const int32_t* experts, const void* balance, const void* dweights,
     const void* dlosses, void* dlogits, const Router* r, int64_t tokens, int format, void*) {
   if (!fits(*r, tokens) || (!of && tokens % r->segments)) return BAD_SHAPE;
+  for (int64_t t = 0; of && t < tokens; ++t)
+    if (of[t] < 0 || of[t] >= r->segments) return BAD_SEGMENT;
   auto run = [&](auto type) {
     gate_backward(AS(logits), of, experts, AS(balance), AS(dweights), AS(dlosses), INTO(dlogits), *r, tokens);
   };

@@ -16,7 +16,8 @@ int moe_version();  // MOE_VERSION of the sources; the loader compares
 int64_t moe_gate_scratch(const moe::Router* router, int64_t tokens);
 int64_t moe_route_scratch(int64_t tokens, int k, int experts);
 
-// logits [T,E] F32 (twin: or F64), bias [E] or null, of [T] segment of each token, rising, or null for equal lengths
+// logits [T,E] F32 (twin: or F64), bias [E] or null, of [T] segment of each token, rising, or null for equal lengths: `of` out of
+// range or falling is BAD_SEGMENT or stops the stream
 //   -> experts [T,K], weights [T,K], losses [4], balance [segments,3,E]: f, f', f'' of each expert
 int moe_gate_forward(
     const void* logits, const void* bias, const int32_t* of, int32_t* experts, void* weights, void* losses, void* balance,

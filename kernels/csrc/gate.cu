@@ -61,12 +61,14 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
       get_row<LANES, EACH, true>(own, rows[place], lane);
     }
     float top = 0, norm = 1;
-    if (!by_logit) {
+    // The first one chosen has the largest logit. Not by sums of two: then that may lie in a group which is closed.
+    const bool first_is_top = by_logit && (PLAIN || GROUPS == NONE || !r.top2);
+    if (!first_is_top) {
       top = -INFINITY;
 #pragma unroll
       for (int i = 0; i < EACH; ++i) top = fmaxf(top, own[i]);
       top = max_lanes<LANES>(top);
-      if (!sigmoids) {
+      if (!by_logit && !sigmoids) {
         norm = 0;
 #pragma unroll
         for (int i = 0; i < EACH; ++i) norm += expf(own[i] - top);
@@ -100,7 +102,7 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
     }
     __syncwarp();
     // Scores: of softmax exp(logit - top), of sigmoids themselves; `norm` makes shares of them.
-    if (by_logit && there) top = __ldg(row + slots[place][0]);
+    if (first_is_top && there) top = __ldg(row + slots[place][0]);
     float sum = 0, total = 0;
     if (!sigmoids) {
 #pragma unroll
@@ -227,7 +229,7 @@ inline int gate_forward(
         MOE_LAUNCH(kernel, tiles, threads, stream, logits, bias, experts, weights, scratch, r, tokens, inverse));
   });
   if (error) return error;
-  const Segments segment{of, static_cast<unsigned>(tokens / r.segments)};
+  const Segments segment{of, static_cast<unsigned>(tokens / r.segments), static_cast<unsigned>(r.segments)};
   return MOE_LAUNCH(
       segments_kernel, r.segments, WIDE_BLOCK, stream, logits, experts, segment, scratch, balance, losses, r, tokens);
 }

@@ -53,8 +53,12 @@ __device__ __forceinline__ void put_row(float* row, const float (&own)[EACH], in
 struct Segments {
   const int32_t* of;
   unsigned length;  // there are fewer than 2^31 tokens
+  unsigned count;
   __device__ __forceinline__ int operator()(int64_t token) const {
-    return of ? __ldg(of + token) : static_cast<int>(static_cast<unsigned>(token) / length);
+    if (!of) return static_cast<int>(static_cast<unsigned>(token) / length);
+    const int number = __ldg(of + token);
+    if (static_cast<unsigned>(number) >= count) MOE_TRAP();  // it would be an address
+    return number;
   }
   // Whether all tokens up to `last` are of segment `number`, of which an earlier one is.
   __device__ __forceinline__ bool has(int number, int64_t last) const {

@@ -133,7 +133,7 @@ inline int gate_backward(
     const float* logits, const int32_t* of, const int32_t* experts, const float* balance, const float* dweights,
     const float* dlosses, float* dlogits, const Router& r, int64_t tokens, void* stream) {
   if (!tokens) return OK;
-  const Segments segment{of, static_cast<unsigned>(tokens / r.segments)};
+  const Segments segment{of, static_cast<unsigned>(tokens / r.segments), static_cast<unsigned>(r.segments)};
   return by_experts<8>(r.experts, [&](auto lanes, auto each) {
     constexpr int LANES = decltype(lanes)::value, EACH = decltype(each)::value;
     const bool full = r.experts == LANES * EACH;

@@ -58,6 +58,13 @@ __global__ void __launch_bounds__(WIDE_BLOCK) segments_kernel(
   __shared__ bool last;
   const int number = blockIdx.x, per_device = r.experts / r.devices;
   const int64_t begin = first_of(segment, number, tokens), end = first_of(segment, number + 1, tokens);
+  // Whatever `of` holds, a segment ends where the next begins. So if the first begins with the first token, the last ends with the
+  // last, and each holds its own number only, `of` rises and is in range.
+  if (segment.of) {
+    if ((number == 0 && begin != 0) || (number == static_cast<int>(gridDim.x) - 1 && end != tokens)) MOE_TRAP();
+    for (int64_t t = begin + threadIdx.x; t < end; t += WIDE_BLOCK)
+      if (__ldg(segment.of + t) != number) MOE_TRAP();
+  }
   // Tiles that lie in this segment are added up whole; tokens before and after them one by one.
   int64_t tile_begin = blocks_for(begin, TILE), tile_end = end / TILE;
   if (end == tokens) tile_end = blocks_for(tokens, TILE);

@@ -16,6 +16,11 @@
 
 #define MOE_VERSION 1  // of entries.h: raised with every change of a signature
 
+// Whether the host's compiler has half floats: g++ from 12 on, and clang. Where not, bits are converted by hand.
+#if !defined(__FLT16_MAX__) && !defined(MOE_NO_FLOAT16)
+#define MOE_NO_FLOAT16
+#endif
+
 namespace moe {
 
 // --- Limits of the kernels; every entry checks them ---------------------------------------------------------------------
@@ -48,6 +53,16 @@ MOE_BOTH float widen(bf16 v) {
 MOE_BOTH float widen(f16 v) {
 #if defined(__CUDA_ARCH__)
   return __half2float(__ushort_as_half(v.bits));
+#elif defined(MOE_NO_FLOAT16)
+  const uint32_t sign = static_cast<uint32_t>(v.bits & 0x8000) << 16, rest = v.bits & 0x7fff;
+  float out = static_cast<float>(rest) * 0x1p-24f;  // below 2^-14 a half counts steps of 2^-24
+  uint32_t bits;
+  std::memcpy(&bits, &out, 4);
+  if (rest >= 0x7c00) bits = 0x7f800000 | (rest & 0x3ff) << 13 | (rest > 0x7c00 ? 0x400000 : 0);  // infinity, NaN
+  else if (rest >= 0x400) bits = (rest << 13) + (112u << 23);  // of exponents, what they are off by differs by 112
+  bits |= sign;
+  std::memcpy(&out, &bits, 4);
+  return out;
 #else
   _Float16 half;
   std::memcpy(&half, &v, 2);
@@ -72,6 +87,21 @@ template <> MOE_BOTH bf16 narrow<bf16>(float v) {
 template <> MOE_BOTH f16 narrow<f16>(float v) {
 #if defined(__CUDA_ARCH__)
   return {__half_as_ushort(__float2half_rn(v))};
+#elif defined(MOE_NO_FLOAT16)
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return {static_cast<uint16_t>(sign | 0x7e00 | (bits >> 13 & 0x3ff))};  // NaN
+  if (bits >= 0x477ff000) return {static_cast<uint16_t>(sign | 0x7c00)};  // from 65520 on: infinity
+  if (bits < 0x38800000) {  // below 2^-14 a half counts steps of 2^-24, and those of floats in [0.5, 1) are 2^-24
+    float small;
+    std::memcpy(&small, &bits, 4);
+    small += 0.5f;
+    std::memcpy(&bits, &small, 4);
+    return {static_cast<uint16_t>(sign | (bits - 0x3f000000))};
+  }
+  return {static_cast<uint16_t>(sign | ((bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13))};
 #else
   _Float16 half = static_cast<_Float16>(v);
   f16 out;
@@ -194,7 +224,8 @@ template <typename F> MOE_BOTH F silu_gradient(F g) {
 }
 
 // --- What entries return ------------------------------------------------------------------------------------------------
-enum Error : int { OK = 0, BAD_SHAPE = -1, BAD_FORMAT = -2, BAD_POINTER = -3, BAD_EXPERT = -4 };  // > 0: a cudaError
+// Above 0: a cudaError.
+enum Error : int { OK = 0, BAD_SHAPE = -1, BAD_FORMAT = -2, BAD_POINTER = -3, BAD_EXPERT = -4, BAD_SEGMENT = -5 };
 
 inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
