@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from corpus.errors import ConfigError, CorruptFile, InputError
 from tests.test_train_loop import toy
-from train import loop
+from train import loop, weights
 from train.config import ModelConfig, fingerprint
 from train.hf import export_model, import_model, read_config, write_config
 from train.model import Model, make_model
@@ -243,9 +243,9 @@ def test_a_run_exports_and_the_next_starts_there(tmp_path: Path, capsys: pytest.
     torch.set_num_threads(1)
     first = toy(tmp_path / "run", steps=6, out=str(tmp_path / "first"))
     with pytest.raises(InputError, match="has no checkpoint; train first"):
-        loop.export(first, tmp_path, tmp_path / "hf", torch.float32)
+        weights.export(first, tmp_path, tmp_path / "hf", torch.float32)
     done = loop.train(first, tmp_path, say=lambda _: None)
-    loop.export(first, tmp_path, tmp_path / "hf", torch.float32)
+    weights.export(first, tmp_path, tmp_path / "hf", torch.float32)
     assert f"step 6 of {tmp_path / 'first'} is in {tmp_path / 'hf'}, as float32" in capsys.readouterr().out
     assert theirs(tmp_path / "hf").config.vocab_size == 64
     second = toy(tmp_path / "run", steps=6, out=str(tmp_path / "second"), init=str(tmp_path / "hf"), seed=9)

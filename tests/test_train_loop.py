@@ -24,7 +24,7 @@ from corpus.errors import ConfigError, CorruptFile, InputError, RootBusy, Storag
 from tests.test_train_attention import TINY
 from tests.test_train_data import write_shards
 from tests.toys.recipe import recipe as toy_corpus
-from train import checkpoint, loop
+from train import checkpoint, loop, weights
 from train.__main__ import load_recipe, main
 from train.config import TrainConfig
 
@@ -205,7 +205,7 @@ def test_whatever_is_damaged_the_checkpoint_before_serves_until_there_is_another
     if damage != "tensors gone":
         file.write_bytes(data[: len(data) // 2])
     exported: list[str] = []
-    loop.export(config, tmp_path, tmp_path / "hf", torch.float32, exported.append)
+    weights.export(config, tmp_path, tmp_path / "hf", torch.float32, exported.append)
     assert exported[0].startswith("step 4 of ") and "step-00000008 cannot be used" in exported[0]
     other = dataclasses.replace(config, checkpoint_every=3, checkpoints_kept=1)
     loop.train(other, tmp_path, 6, quiet)
@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
 
 def test_a_folder_belongs_to_one_process_and_one_config(tmp_path: Path) -> None:
     config = toy(tmp_path, out=str(tmp_path / "run"))
-    with loop._lock(tmp_path / "run"), pytest.raises(RootBusy, match="another process is training"):
+    with loop.hold(tmp_path / "run"), pytest.raises(RootBusy, match="another process is training"):
         loop.train(config, tmp_path, say=quiet)
     loop.train(config, tmp_path, 4, quiet)
     with pytest.raises(ConfigError, match=r"trained with fingerprint .*\(seed 0 → 1\).* delete .* to start again"):

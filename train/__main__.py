@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--ray", action="store_true", help="run the ranks as workers of Ray Train, on the cluster RAY_ADDRESS names"
     )
     top.add_argument("--export", metavar="FOLDER", help="write the newest checkpoint for transformers, train nothing")
+    top.add_argument("--export-step", type=int, metavar="N", help="write the checkpoint of step N instead")
     top.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"], help="of --export's weights")
     return top
 
@@ -110,7 +111,7 @@ def _train(arguments: list[str]) -> None:
     config = load_recipe(options.recipe, options.set)
     import torch
 
-    from train.loop import export, train
+    from train.loop import train
     from train.parallel import join
 
     # OMP_NUM_THREADS wins, as everywhere in torch; without it, every core this process may use.
@@ -120,7 +121,9 @@ def _train(arguments: list[str]) -> None:
 
         launch(config, root, options.steps)
     elif options.export is not None:
-        export(config, root, Path(options.export), getattr(torch, options.dtype))
+        from train.weights import export
+
+        export(config, root, Path(options.export), getattr(torch, options.dtype), step=options.export_step)
     else:
         with join(config.layout) as ranks:
             train(config, root, options.steps, lambda text: print(text, flush=True), ranks)

@@ -30,6 +30,7 @@ import torch.distributed.checkpoint as dcp
 import xxhash
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
@@ -38,7 +39,7 @@ from corpus.shards import atomic, read_json, write_json
 from train.optim import Optimizer, Owned
 from train.parallel import Ranks, split_dim
 
-__all__ = ["Checkpoints", "newest", "newest_first", "read_state", "write_text"]
+__all__ = ["Checkpoints", "load_weights", "newest", "newest_first", "read_state", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -194,6 +195,49 @@ class Checkpoints:
     def _meet(self) -> None:
         if self._group is not None:
             dist.barrier(self._group)
+
+
+def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Fill the parameters of a whole model, of any type, from the masters of a checkpoint; the state saved with them.
+
+    A gigabyte at a time; the moments are checked and not read. CorruptFile when a byte has changed.
+    """
+    try:
+        state = read_state(path)
+        for file, digest in state["checksums"].items():
+            if _checksum(path / file) != digest:
+                raise ValueError(f"the bytes of {file} are not the ones saved")
+        reader = dcp.FileSystemReader(path)
+        found = reader.read_metadata().state_dict_metadata.items()
+        saved = {key: said for key, said in found if key.startswith("model.") and isinstance(said, TensorStorageMetadata)}
+        targets = dict(_weights(model))
+        differ = sorted(targets.keys() ^ saved.keys())
+        if differ:
+            raise ValueError(f"it is of another model: {differ[:3]} differ")
+        group: dict[str, Tensor] = {}
+        for number, (key, target) in enumerate(targets.items(), 1):
+            if saved[key].size != target.shape:
+                raise ValueError(f"it is of another model: {key} is {list(saved[key].size)} there, {list(target.shape)} here")
+            group[key] = torch.empty(target.shape, dtype=saved[key].properties.dtype)
+            if number == len(targets) or sum(tensor.nbytes for tensor in group.values()) > 1 << 30:
+                _quiet(dcp.load, group, reader, None)
+                with torch.no_grad():
+                    for name, tensor in group.items():
+                        targets[name].copy_(tensor)
+                group = {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CheckpointException) as error:
+        raise _unusable(path, error) from error
+    return state
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(key in a checkpoint, tensor or part of one) of a whole model."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "gate_up_proj":
+            yield from ((f"model.{stem}.{part}", half) for part, half in _halves(tensor.detach()))
+        else:
+            yield f"model.{name}", tensor.detach()
 
 
 def newest(folder: Path) -> Path | None:

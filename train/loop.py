@@ -21,21 +21,23 @@ from typing import Any
 
 import torch
 
-from corpus.errors import ConfigError, CorruptFile, InputError, RootBusy, TrainError, storage_error
+from corpus.errors import ConfigError, CorruptFile, RootBusy, TrainError, storage_error
 from corpus.shards import write_json
 from train import checkpoint, watch
 from train.checkpoint import Checkpoints
-from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
+from train.config import TrainConfig, check_layout, fingerprint, run_folder
 from train.fsdp import share_parameters
-from train.hf import check_tokenizer, export_model, import_model, positions_differ, read_config
+from train.hf import check_tokenizer, import_model, positions_differ, read_config
 from train.model import count_parameters, make_model
 from train.optim import Optimizer
 from train.parallel import ALONE, Ranks
 from train.schedule import samples_before
-from train.sources import check_content, open_data, order_plan, streams, unigram_entropy
+from train.sources import Data, check_content, open_data, order_plan, streams, unigram_entropy
 from train.step import Run, run_step, validate
 
-__all__ = ["Run", "export", "open_run", "run_step", "train", "validate"]
+__all__ = [
+    "Run", "check_same", "hold", "open_run", "passed_over", "run_step", "sized", "train", "validate",
+]  # fmt: skip
 
 Say = Callable[[str], None]
 _GO_BACKS = 3  # times to the same parameters
@@ -44,11 +46,8 @@ _GO_BACKS = 3  # times to the same parameters
 def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     """Shards, model and optimizer, at the newest checkpoint where there is one."""
     shards = open_data(config, root)
-    size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
-    if size < shards.vocab_size:
-        raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
     folder, mark = run_folder(config, root), fingerprint(config)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    config = sized(config, shards)
     torch.use_deterministic_algorithms(config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a guard that costs 6 % of a step here
     dtype = torch.float32 if config.layout.fsdp and config.dtype == "bfloat16" else getattr(torch, config.dtype)
@@ -65,6 +64,14 @@ def open_run(config: TrainConfig, root: Path, ranks: Ranks = ALONE) -> Run:
     run = Run(config, folder, ranks, shards, model, optimizer, checkpoints, stream, validation, entropy, mark)
     _resume(run)
     return run
+
+
+def sized(config: TrainConfig, shards: Data) -> TrainConfig:
+    """With the vocabulary of the shards, padded, where the recipe leaves it to them. ConfigError where it is too small."""
+    size = config.model.vocab_size or -(-shards.vocab_size // 64) * 64
+    if size < shards.vocab_size:
+        raise ConfigError(f"model.vocab_size={size}: at least the {shards.vocab_size} ids of the shards' tokenizer expected")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
 
 
 def _resume(run: Run) -> None:
@@ -84,15 +91,21 @@ def _resume(run: Run) -> None:
         run.note += f"; the steps before ran with spike={before['spike']}, on_spike={before['on_spike']}"
 
 
-def _check_same(run: Run, found: Path) -> None:
-    """ConfigError for a checkpoint of another run."""
-    state, expected = checkpoint.read_state(found), _state(run)
-    for key in ("fingerprint", "shards"):
-        if state.get(key) != expected[key]:
+def check_same(found: Path, mark: str, folder: Path, config: TrainConfig, shards: Data) -> None:
+    """ConfigError for a checkpoint of another run than `mark`, the fingerprint of the one in `folder`."""
+    state = checkpoint.read_state(found)
+    for key, expected in (("fingerprint", mark), ("shards", _of_shards(shards))):
+        if state.get(key) != expected:
+            differ = _differing(folder, _fields(config, shards)) if key == "fingerprint" else ""
             raise ConfigError(
-                f"checkpoint {found} was trained with {key} {state.get(key)}, this run has {expected[key]}"
-                f"{_differing(run) if key == 'fingerprint' else ''}. Give another `out`, or delete {run.folder} to start again."
+                f"checkpoint {found} was trained with {key} {state.get(key)}, this run has {expected}{differ}. Give another "
+                f"`out`, or delete {folder} to start again."
             )
+
+
+def _of_shards(shards: Data) -> dict[str, Any]:
+    """What a checkpoint remembers of the shards it was trained on."""
+    return {name: getattr(shards, name) for name in ("documents", "tokens", "vocab_size", "content")}
 
 
 def _begun_from(folder: Path, run: Run) -> str:
@@ -100,11 +113,11 @@ def _begun_from(folder: Path, run: Run) -> str:
     return f", parameters of {folder}" + (f"; {differ}" if differ else "")
 
 
-def _differing(run: Run) -> str:
+def _differing(folder: Path, fields: dict[str, Any]) -> str:
     """What is in RUN/config.json and different now, named."""
-    path = run.folder / "config.json"
+    path = folder / "config.json"
     before = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    now = json.loads(json.dumps(_fields(run)))
+    now = json.loads(json.dumps(fields))
     flat = {"": (before, now), "model.": (before.get("model", {}), now["model"])}
     differ = [
         f"{prefix}{key} {old.get(key)!r} → {new.get(key)!r}"
@@ -123,7 +136,7 @@ def _state(run: Run) -> dict[str, Any]:
         "recent": list(run.recent),
         "sample": samples_before(run.step, run.config),
         "fingerprint": run.fingerprint,
-        "shards": {name: getattr(run.shards, name) for name in ("documents", "tokens", "vocab_size", "content")},
+        "shards": _of_shards(run.shards),
         "threads": torch.get_num_threads(),
         "layout": dataclasses.asdict(run.config.layout),
         "bad_steps": {key: getattr(run.config, key) for key in ("spike", "on_spike")},
@@ -143,7 +156,7 @@ def train(
     if summary.get("fingerprint") != fingerprint(config):
         # Before the folder is made, so that a mistake leaves none behind.
         check_content(open_data(config, root), say, ranks.rank, ranks.layout.ranks)
-        with _lock(folder) if ranks.rank == 0 else contextlib.nullcontext():
+        with hold(folder) if ranks.rank == 0 else contextlib.nullcontext():
             ranks.barrier()  # the folder is there, and this run's
             run = open_run(config, root, ranks)
             _say_plan(run, say)
@@ -160,30 +173,6 @@ def train(
             summary = json.loads(finished.read_text("utf-8"))
     say(watch.sentence(summary))
     return summary
-
-
-def export(config: TrainConfig, root: Path, folder: Path, dtype: torch.dtype, say: Say = print) -> None:
-    """The newest checkpoint of a run as a Hugging Face checkpoint, with its tokenizer. InputError where there is none."""
-    config = dataclasses.replace(config, layout=Layout())  # whatever the run's: one process holds the whole
-    path = run_folder(config, root)
-    if checkpoint.newest(path / "checkpoints") is None:
-        raise InputError(f"{path} has no checkpoint; train first, with the same recipe, --root and --set")
-    with _lock(path):
-        run = open_run(config, root)
-        special = run.shards.special
-        ids = {f"{name}_token_id": special[name] for name in ("bos", "eos") if name in special}
-        path_of = run.shards.tokenizer_path
-        carry = (path_of,) if path_of.exists() else ()
-        export_model(run.model, folder, dtype, carry=carry, eos=_special_token(path_of, special.get("eos")), **ids)
-    say(f"step {run.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}{run.passed_over}")
-
-
-def _special_token(tokenizer: Path, number: int | None) -> str | None:
-    """How a tokenizer.json writes one of its added tokens."""
-    if number is None or not tokenizer.exists():
-        return None
-    added = json.loads(tokenizer.read_text("utf-8"))["added_tokens"]
-    return next((token["content"] for token in added if token["id"] == number), None)
 
 
 def _run_steps(run: Run, last: int, say: Say) -> None:
@@ -257,7 +246,7 @@ def _restore(run: Run) -> dict[str, Any] | None:
     damaged: list[CorruptFile] = []
     for found in checkpoint.newest_first(run.folder / "checkpoints"):
         try:
-            _check_same(run, found)
+            check_same(found, run.fingerprint, run.folder, run.config, run.shards)
             state = run.checkpoints.load(found)
         except CorruptFile as error:
             damaged.append(error)
@@ -265,7 +254,7 @@ def _restore(run: Run) -> dict[str, Any] | None:
         run.step, run.updates = state["step"], state["updates"]
         run.recent.clear()
         run.recent.extend(state["recent"])
-        run.passed_over = "".join(f"; passed over, since damaged: {error}" for error in damaged)
+        run.passed_over = passed_over(damaged)
         return state
     if damaged:
         before = f", nor can the {len(damaged) - 1} before it" if len(damaged) > 1 else ", and there is none before it"
@@ -274,21 +263,25 @@ def _restore(run: Run) -> dict[str, Any] | None:
     return None
 
 
+def passed_over(damaged: list[CorruptFile]) -> str:
+    return "".join(f"; passed over, since damaged: {error}" for error in damaged)
+
+
 def _truncate(path: Path, step: int) -> None:
     """Leave only the lines of finished steps: a killed run has logged steps that its checkpoint does not have."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     checkpoint.write_text(path, "".join(line + "\n" for line in lines[:step]))
 
 
-def _fields(run: Run) -> dict[str, Any]:
-    fields = {f.name: getattr(run.config, f.name) for f in dataclasses.fields(run.config)}
-    fields["model"] = dataclasses.asdict(run.config.model)
-    fields["layout"] = dataclasses.asdict(run.config.layout)
-    return fields | {"data": run.shards.folder}
+def _fields(config: TrainConfig, shards: Data) -> dict[str, Any]:
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    fields["model"] = dataclasses.asdict(config.model)
+    fields["layout"] = dataclasses.asdict(config.layout)
+    return fields | {"data": shards.folder}
 
 
 def _write_config(run: Run) -> None:
-    checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run), indent=1, sort_keys=True))
+    checkpoint.write_text(run.folder / "config.json", json.dumps(_fields(run.config, run.shards), indent=1, sort_keys=True))
     write_json(run.folder / "order.json", order_plan(run.config, run.shards))
 
 
@@ -297,7 +290,7 @@ def _silent(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[None]:
     """One process per run folder; the lock goes with the process, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -154,9 +154,7 @@ def make_model(
     Every tensor on disk has a generator of its own, seeded by (seed, name): the values depend neither on the order of
     construction nor on how the model is laid out in memory or over ranks.
     """
-    with torch.device("meta"):
-        model = Model(config, ranks, recompute)
-    model = model.to_empty(device="cpu").to(dtype)
+    model = empty_model(config, dtype, ranks, recompute)
     with torch.no_grad():
         for name, tensor in disk_views(dict(model.named_parameters()), ranks):
             if tensor.dim() == 1:
@@ -169,11 +167,17 @@ def make_model(
             key = xxhash.xxh3_64_intdigest(f"{seed} {name}".encode()) >> 1  # manual_seed takes 63 bits
             values = torch.randn(shape, generator=torch.Generator().manual_seed(key))
             tensor.copy_(local_part(name, values, ranks) * config.initializer_range)
-        for name, buffer in model.named_buffers():
-            model.get_submodule(name.rpartition(".")[0]).e_score_correction_bias = torch.zeros(
-                len(buffer)
-            )  # fp32 whatever dtype
     return model.to(ranks.device)
+
+
+def empty_model(config: ModelConfig, dtype: torch.dtype, ranks: Ranks = ALONE, recompute: bool = False) -> Model:
+    """The same on the CPU with parameters still to be filled, and routers' biases at 0."""
+    with torch.device("meta"):
+        model = Model(config, ranks, recompute).to(dtype)
+    model = model.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        model.get_submodule(name.rpartition(".")[0]).e_score_correction_bias = torch.zeros(len(buffer))  # fp32 whatever dtype
+    return model
 
 
 def local_part(name: str, whole: Tensor, ranks: Ranks) -> Tensor:

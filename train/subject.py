@@ -20,11 +20,11 @@ from corpus.errors import ConfigError, InputError
 from corpus.order import held_out
 from corpus.tokenizer import Encoder, load_encoder
 from corpus.tokens import TokenShards, token_bytes
-from train.config import Layout, TrainConfig
+from train.config import TrainConfig
 from train.hf import import_model, read_config
-from train.loop import open_run
 from train.model import Model
 from train.sources import open_data, streams
+from train.weights import open_weights
 
 __all__ = ["Codec", "Held", "Subject", "held_by", "held_in", "open_folder", "open_trained"]
 
@@ -100,13 +100,12 @@ class Held:
 
 def open_trained(config: TrainConfig, root: Path, device: str) -> Subject:
     """The newest checkpoint of a run. InputError where there is none."""
-    run = open_run(dataclasses.replace(config, layout=Layout()), root)
-    if run.step == 0:
-        raise InputError(f"{run.folder} has no checkpoint; train first, with the same recipe, --root and --set")
-    name = f"{run.folder.name} step {run.step}"
-    codec = Codec(run.shards.tokenizer_path)
+    torch.use_deterministic_algorithms(config.deterministic)
+    found = open_weights(config, root, getattr(torch, config.dtype))
+    name = f"{found.folder.name} step {found.step}{found.passed_over}"
+    codec = Codec(found.shards.tokenizer_path)
     begin, end = _ends(codec, False)
-    return Subject(name, run.model.to(device).eval(), codec, config.seq_len, begin, end)
+    return Subject(name, found.model.to(device).eval(), codec, config.seq_len, begin, end)
 
 
 def held_by(config: TrainConfig, root: Path) -> list[Held]:
