@@ -20,11 +20,11 @@ class Growth:
 
     share: of the pool's tokens to collect. per_group: negatives of one domain. Pages of a topic cluster in sites, so few of
     each keep those of the topic few among the negatives while its sites are still being found; train_recall doubts most of
-    the rest. The third round leaves out the sites found, and learns from many pages of the others what is near the topic.
+    the rest. Later rounds leave out the sites found, and learn from many pages of the others what is near the topic.
     """
 
     share: tuple[float, ...] = (0.15, 0.2)
-    per_group: tuple[int, ...] = (3, 3, 30)
+    per_group: tuple[int, ...] = (3, 30)
 
 
 def recall(
