@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from corpus.step import Step
 from stages import decontaminate, exclude, grow_seed, score_recall, select_recall, select_seed, train_recall
 
-__all__ = ["Growth", "Topics", "recall", "topic_pages"]
+__all__ = ["GROWTH", "Growth", "Topics", "recall", "topic_pages"]
 
 _T = TypeVar("_T")
 
@@ -20,11 +20,16 @@ class Growth:
 
     share: of the pool's tokens to collect. per_group: negatives of one domain. Pages of a topic cluster in sites, so few of
     each keep those of the topic few among the negatives while its sites are still being found; train_recall doubts most of
-    the rest. Later rounds leave out the sites found, and learn from many pages of the others what is near the topic.
+    the rest. The third round leaves out the sites found, and learns from many pages of the others what is near the topic.
     """
 
     share: tuple[float, ...] = (0.15, 0.2)
-    per_group: tuple[int, ...] = (3, 30)
+    per_group: tuple[int, ...] = (3, 3, 30)
+
+
+# Sites of mathematics are found in the first round, mostly, and then many negatives help the second; sites with code are more
+# and more various, and a second round with many takes some of them for negatives (bench/RECALL.md).
+GROWTH = {"math": Growth(per_group=(3, 30))}
 
 
 def recall(
@@ -46,10 +51,11 @@ def recall(
 
     domain: "code", "math" or "github", or any name of yours. tokens: to collect, per round (the paper's cut). Where it is
     empty, pages of at least `probability`, or as deep as `precision` was held, in every round (select_recall). Where those
-    are not given either, growth.share, whether the pool has so much of the topic or not. annotations: an edited domains.yaml
-    per round, None where the choice is automatic. training: fields of train_recall.Config, the same in every round.
+    are not given either, growth.share, whether the pool has so much of the topic or not. growth: where it is not given, the
+    domain's of GROWTH. annotations: an edited domains.yaml per round, None where the choice is automatic. training: fields
+    of train_recall.Config, the same in every round.
     """
-    growth = growth or Growth()
+    growth = growth or GROWTH.get(domain, Growth())
     seeds: tuple[Step, ...] = (seed,)
     previous: Step | None = None
     for r in range(1, rounds + 1):
