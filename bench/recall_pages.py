@@ -139,13 +139,24 @@ def both(logit: np.ndarray, on: np.ndarray) -> tuple[float, float]:
     return average_precision(logit, on.astype(np.int64)), float(hits[fine[-1]] / hits[-1]) if len(fine) else 0.0
 
 
+def with_table(page: str, lines: list[str]) -> str:
+    """The page with its first table of this head replaced; what people wrote around it stays."""
+    before, head, rest = page.partition(lines[0] + "\n")
+    if not head:
+        return page.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
+    after = rest.splitlines(keepends=True)
+    while after and after[0].startswith("|"):
+        after.pop(0)
+    return before + "\n".join(lines) + "\n" + "".join(after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.recall_pages", description="The recall loop on real pages with labels.")
     parser.add_argument("--topics", nargs="+", default=["math", "code"])
     parser.add_argument("--first", type=int, default=0, help="number of the first draw (default: 0)")
     parser.add_argument("--draws", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--inputs", nargs="+", default=["bpe", "words"], choices=["bpe", "words"])
-    parser.add_argument("--write", action="store_true", help="keep the table in bench/RECALL.md")
+    parser.add_argument("--write", action="store_true", help="put the table into bench/RECALL.md, in place of the one there")
     asked = parser.parse_args()
     rows = load(Path(os.environ["CORPUS_DATA"]) / "html" / "pages.jsonl.zst")
     with tempfile.TemporaryDirectory() as root:
@@ -177,10 +188,8 @@ def main() -> None:
                     lines.append(f"| {topic} | {source} | **mean** | | {r + 1} | | {' | '.join(f'{v:.4f}' for v in mean)} |")
                 print("\n".join(lines[-ROUNDS:]), flush=True)
     if asked.write:
-        said = (__doc__ or "").split("\n\n", 1)[1]
-        (Path(__file__).parent / "RECALL.md").write_text(
-            f"# Recall on real pages\n\n{said}\n" + "\n".join(lines) + "\n", "utf-8"
-        )
+        page = Path(__file__).parent / "RECALL.md"
+        page.write_text(with_table(page.read_text("utf-8"), lines), "utf-8")
 
 
 if __name__ == "__main__":
