@@ -96,6 +96,11 @@ class Engine:
             raise CorruptFile(f"{folder} has no step.json, so step {inputs.name} is not finished", path=str(folder))
         return StepShards(folder, files, inputs.name)
 
+    def rows(self, step: Step) -> int:
+        """Documents a finished Step wrote: what a stage has read that used them otherwise than shard by shard."""
+        found = self.shards(step)
+        return found.rows if isinstance(found, StepShards) else 0
+
     def map_shards(
         self,
         judge: Callable[..., Any],

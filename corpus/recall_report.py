@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from corpus.classifier import probability
 from corpus.recall import Scored, ranks
 from corpus.signals import WORDS
 
@@ -92,6 +93,7 @@ def tell_round(record: dict[str, Any]) -> str:
 def card(name: str, record: dict[str, Any]) -> str:
     """What somebody needs who is handed a train_recall step's model.bin and tokenizer.json."""
     limit, rows = record["max_tokens"], record["curve"]
+    scores = probability(np.array([row["logit"] for row in rows])).tolist()
     setting = ", ".join(f"{key} {value}" for key, value in record["setting"].items())
     own = (
         f"2. Before them come the words of four signals, {WORDS} ids after the tokenizer's, each once for every 32 ids of "
@@ -113,15 +115,11 @@ def card(name: str, record: dict[str, Any]) -> str:
         "which a pool with few pages of the topic has not:",
         "",
         *(
-            f"- recall {row['recall']:.2f}: precision {row['precision']:.4f} at score {_score(row['logit']):.4g}"
-            for row in rows
+            f"- recall {row['recall']:.2f}: precision {row['precision']:.4f} at score {score:.4g}"
+            for row, score in zip(rows, scores, strict=True)
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _score(logit: float) -> float:
-    return float(1 / (1 + np.exp(-logit)))
 
 
 def _bars(histogram: dict[str, Any]) -> list[tuple[str, float]]:

@@ -19,7 +19,6 @@ from corpus.draw import draw_keys, weigh
 from corpus.engine import Engine
 from corpus.errors import ConfigError
 from corpus.report import Report
-from corpus.shards import StepShards
 from corpus.step import Step
 
 __all__ = ["REASONS", "REVISION", "Config", "judge", "run"]
@@ -67,7 +66,6 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     report = engine.map_shards(partial(judge, config=config, last=last), config.files, out)
     report.notes.update({"bytes": weighed.weight, "drawn": drawn})
     if config.like is not None:  # its documents were read too: as a number of bytes
-        shards = engine.shards(config.like)
-        rows = shards.rows if isinstance(shards, StepShards) else 0
+        rows = engine.rows(config.like)
         report.read, report.used = report.read + rows, rows
     return report

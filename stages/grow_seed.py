@@ -48,7 +48,7 @@ from corpus.exchange import partitions_for
 from corpus.groups import group_keys, places, prefixes, under
 from corpus.recall import TOPIC_GROUPS, check_scores, collected, id_keys, read_record, scored
 from corpus.report import Report
-from corpus.shards import StepShards, as_path, atomic, read_array, read_json, write_json
+from corpus.shards import as_path, atomic, read_array, read_json, write_json
 from corpus.step import Step
 
 REVISION = 3
@@ -285,7 +285,6 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     work = partial(judge, cut=record["cut"], floor=floor, add_collected=config.add_collected)
     report = engine.map_shards(work, pool, out, setup=setup)
     report.notes.update(notes)
-    shards = engine.shards(config.selected)
-    rows = shards.rows if isinstance(shards, StepShards) else 0
+    rows = engine.rows(config.selected)
     report.read, report.used = report.read + rows, rows
     return report

@@ -267,8 +267,7 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     report.notes.update({name: record[name] for name in names})
     report.notes["cut"] = None if cut is None else round(_sigmoid(logit_of(cut)), 6)
     if config.previous is not None:  # its documents were read too: as scores and a cut
-        shards = engine.shards(config.previous)
-        rows = shards.rows if isinstance(shards, StepShards) else 0
+        rows = engine.rows(config.previous)
         report.read, report.used = report.read + rows, rows
     return report
 

@@ -360,8 +360,8 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
         temporary.write_bytes(path_of(engine, config.tokenizer).read_bytes())
     with atomic(out / "README.md") as temporary:
         temporary.write_text(card(out.name, record), "utf-8")
-    rows = sum(_rows(engine, step) for step in config.seed)
-    rows += _rows(engine, config.previous) if config.previous is not None else 0
+    rows = sum(engine.rows(step) for step in config.seed)
+    rows += engine.rows(config.previous) if config.previous is not None else 0
     keys = ("positives", "negatives", "signals", "average_precision", "setting", "remarks", "copied")
     report = Report(read=pool.rows + rows, used=pool.rows + rows)
     report.notes.update({"seed": seeds, **{key: record[key] for key in keys if key in record}})
@@ -413,8 +413,3 @@ def _copy(config: Config, out: Path, engine: Engine, before: dict[str, Any]) -> 
             shutil.copyfileobj(old, new)
     record = read_record(engine, source)
     return {**record, "copied": source.name, "remarks": [f"converged in round {before['round']}: the model of {source.name}"]}
-
-
-def _rows(engine: Engine, step: Step) -> int:
-    shards = engine.shards(step)
-    return shards.rows if isinstance(shards, StepShards) else 0

@@ -112,9 +112,7 @@ class Checkpoints:
         seen: str | None = None
         try:
             state = read_state(path)
-            for file in _share(state["checksums"], self.ranks.rank, self.ranks.layout.ranks):
-                if _checksum(path / file) != state["checksums"][file]:
-                    raise ValueError(f"the bytes of {file} are not the ones saved")
+            _verify(path, state, _share(state["checksums"], self.ranks.rank, self.ranks.layout.ranks))
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, CorruptFile) as error:
             seen = error.details["why"] if isinstance(error, CorruptFile) else str(error)
         said = [text for text in self._everyone(seen) if text is not None]
@@ -155,11 +153,7 @@ class Checkpoints:
             moments = {} if kind == "model" else self.optimizer.moments(kind)
             for o in self.optimizer.owned:
                 local = o.master if kind == "model" else moments[o.name]
-                stem, _, leaf = o.name.rpartition(".")
-                if leaf == "gate_up_proj":
-                    yield from ((f"{kind}.{stem}.{part}", o, half) for part, half in _halves(local))
-                else:
-                    yield f"{kind}.{o.name}", o, local
+                yield from ((f"{kind}.{name}", o, part) for name, part in _parts(o.name, local))
         for name, buffer in self.buffers.items():
             yield f"model.{name}", None, buffer
 
@@ -204,13 +198,12 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     """
     try:
         state = read_state(path)
-        for file, digest in state["checksums"].items():
-            if _checksum(path / file) != digest:
-                raise ValueError(f"the bytes of {file} are not the ones saved")
+        _verify(path, state, state["checksums"])
         reader = dcp.FileSystemReader(path)
         found = reader.read_metadata().state_dict_metadata.items()
         saved = {key: said for key, said in found if key.startswith("model.") and isinstance(said, TensorStorageMetadata)}
-        targets = dict(_weights(model))
+        ours = [*model.named_parameters(), *model.named_buffers()]
+        targets = {f"model.{part}": view for name, tensor in ours for part, view in _parts(name, tensor.detach())}
         differ = sorted(targets.keys() ^ saved.keys())
         if differ:
             raise ValueError(f"it is of another model: {differ[:3]} differ")
@@ -228,16 +221,6 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CheckpointException) as error:
         raise _unusable(path, error) from error
     return state
-
-
-def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(key in a checkpoint, tensor or part of one) of a whole model."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        stem, _, leaf = name.rpartition(".")
-        if leaf == "gate_up_proj":
-            yield from ((f"model.{stem}.{part}", half) for part, half in _halves(tensor.detach()))
-        else:
-            yield f"model.{name}", tensor.detach()
 
 
 def newest(folder: Path) -> Path | None:
@@ -270,8 +253,19 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _halves(gate_up_EIH: Tensor) -> Iterator[tuple[str, Tensor]]:
-    return zip(("gate_proj", "up_proj"), gate_up_EIH.chunk(2, dim=1), strict=True)
+def _parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(name in a checkpoint, view) of a tensor by its name in memory, where gate and up are one."""
+    stem, _, leaf = name.rpartition(".")
+    if leaf == "gate_up_proj":
+        yield from ((f"{stem}.{part}", half) for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2, 1), strict=True))
+    else:
+        yield name, tensor
+
+
+def _verify(path: Path, state: dict[str, Any], files: Iterable[str]) -> None:
+    for file in files:
+        if _checksum(path / file) != state["checksums"][file]:
+            raise ValueError(f"the bytes of {file} are not the ones saved")
 
 
 def _finished(folder: Path) -> list[Path]:

@@ -43,9 +43,7 @@ def open_weights(config: TrainConfig, root: Path, dtype: torch.dtype, step: int 
     """
     shards, folder = open_data(config, root), run_folder(config, root)
     mark, config = fingerprint(config), dataclasses.replace(sized(config, shards), layout=Layout())
-    there = checkpoint.newest_first(folder / "checkpoints")
-    if not there:
-        raise InputError(f"{folder} has no checkpoint; train first, with the same recipe, --root and --set")
+    there = _checkpoints(folder)
     wanted = [path for path in there if step is None or path.name == f"step-{step:08d}"]
     if not wanted:
         kept = ", ".join(str(int(path.name.removeprefix("step-"))) for path in reversed(there))
@@ -66,6 +64,14 @@ def open_weights(config: TrainConfig, root: Path, dtype: torch.dtype, step: int 
     raise damaged[0]
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those of a run, newest first. InputError where there is none."""
+    there = checkpoint.newest_first(folder / "checkpoints")
+    if not there:
+        raise InputError(f"{folder} has no checkpoint; train first, with the same recipe, --root and --set")
+    return there
+
+
 def export(
     config: TrainConfig,
     root: Path,
@@ -76,8 +82,7 @@ def export(
 ) -> None:
     """A checkpoint of a run as a Hugging Face checkpoint, with its tokenizer; errors are open_weights'."""
     path = run_folder(config, root)
-    if not checkpoint.newest_first(path / "checkpoints"):
-        raise InputError(f"{path} has no checkpoint; train first, with the same recipe, --root and --set")
+    _checkpoints(path)  # before a folder is made to be held
     with hold(path):
         found = open_weights(config, root, dtype, step)
         special = found.shards.special
