@@ -65,7 +65,7 @@ def library(device: str) -> Library | None:
 
 
 def _say(text: str) -> None:
-    print(f"kernels: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"kernels: {text}\n")  # in one write, for every rank says it (`print` makes two if unbuffered)
 
 
 _FRAGMENT = torch.library.Library("moe", "FRAGMENT")

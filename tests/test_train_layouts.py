@@ -267,6 +267,7 @@ def test_torchrun_names_the_rank_that_ended(tmp_path: Path, end: str) -> None:
     )
     environment = {
         **os.environ,
+        "PYTHONUNBUFFERED": "1",  # then lines that are not written in one piece mingle
         "PYTHONPATH": f"{tmp_path}:{REPOSITORY}",
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",

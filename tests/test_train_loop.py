@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,6 +274,25 @@ def test_a_corpus_of_one_document_trains_without_holding_any_out(tmp_path: Path)
     shards = write_shards(tmp_path / "one", [[i % 61 for i in range(400)]], 61)
     summary = loop.train(toy(tmp_path, data=str(shards)), tmp_path, say=quiet)
     assert summary["validation_loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(TrainError("out of luck"), 1, "error: out of luck\n"), (KeyboardInterrupt(), 130, "interrupted; run again ")],
+)
+def test_what_ended_a_run_is_said_in_one_write(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks say it at once, into one terminal: between two writes of a line another rank's text may come."""
+
+    def fail(words: list[str]) -> None:
+        raise error
+
+    writes: list[str] = []
+    monkeypatch.setattr("train.__main__._train", fail)
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=writes.append))
+    assert main(["moe_tiny"]) == code
+    assert len(writes) == 1 and writes[0].startswith(said) and writes[0].endswith("\n")
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,6 +154,11 @@ def _plan(arguments: list[str]) -> int:
     return plan(arguments)
 
 
+def _say(text: str) -> None:
+    """A line in one write: all ranks end at once, and with PYTHONUNBUFFERED `print` writes the line's end by itself."""
+    sys.stderr.write(text + "\n")
+
+
 # What may stand first instead of a recipe. A recipe of that name is reached as NAME:recipe.
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate, "inspect": _inspect, "plan": _plan}
 
@@ -169,10 +174,10 @@ def main(arguments: list[str] | None = None) -> int:
             _train(words)
         sys.stdout.flush()  # here, where a broken pipe is understood
     except CorpusError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("interrupted; run again to go on from the newest checkpoint", file=sys.stderr)
+        _say("interrupted; run again to go on from the newest checkpoint")
         return 130
     except BrokenPipeError:  # `python -m train plan … | head`
         from corpus.__main__ import stop_writing
