@@ -29,7 +29,7 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from bench.measure import Row, Sample, rate
+from bench.measure import Row, Sample, rate, rates
 from corpus.archives import Archive
 from corpus.engine import LocalEngine
 from corpus.gzip_members import Members, pieces
@@ -101,9 +101,10 @@ def reading(path: Path, what: str, note: str) -> Row:
     data = path.read_bytes()
     bounds = [found.starts_S for found in pieces(io.BytesIO(data).read) if isinstance(found, Members)]
     members = [data[a:b] for starts_S in bounds for a, b in itertools.pairwise(starts_S.tolist())]
-    peers = {name: rate(partial(reader, path), size) for name, reader in READERS.items()}
-    peers["floor: gunzip alone"] = rate(partial(gunzip, members), size)
-    return Row("crawl_commoncrawl", what, rate(partial(ours, path), size), peers, note)
+    readers = {"ours": ours, **READERS}
+    floor = {"floor: gunzip alone": partial(gunzip, members)}
+    found = rates({name: partial(reader, path) for name, reader in readers.items()} | floor, size, repeats=7)
+    return Row("crawl_commoncrawl", what, found.pop("ours"), found, note)
 
 
 def gunzip(members: list[bytes]) -> None:

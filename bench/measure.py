@@ -29,7 +29,7 @@ from corpus.document import SCHEMA, batch_of, document_id, text_bytes
 from corpus.errors import InputError
 from corpus.shards import BATCH_BYTES, parquet_writer, read_batches
 
-__all__ = ["FLOOR", "Row", "Sample", "build_sample", "floor", "rate"]
+__all__ = ["FLOOR", "Row", "Sample", "build_sample", "floor", "rate", "rates"]
 
 FLOOR = "floor"  # the stage name of the floor's rows
 FILE_BYTES = 1 << 20
@@ -93,12 +93,18 @@ def _sample(table: pa.Table) -> Sample:
 
 def rate(function: Callable[[], object], bytes: int, repeats: int = 3) -> float:
     """The best of `repeats` calls, in MB/s over `bytes`. The first also compiles kernels; repeats=1 is for slow peers."""
-    best = float("inf")
+    return rates({"": function}, bytes, repeats)[""]
+
+
+def rates(functions: dict[str, Callable[[], object]], bytes: int, repeats: int) -> dict[str, float]:
+    """`rate` of each, called in turn: what else the machine does meanwhile slows all of them, and not one."""
+    best = dict.fromkeys(functions, float("inf"))
     for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - started)
-    return bytes / 1e6 / max(best, 1e-9)
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return {name: bytes / 1e6 / max(seconds, 1e-9) for name, seconds in best.items()}
 
 
 def roots() -> dict[str, Path]:

@@ -19,6 +19,7 @@ __all__ = ["decimal_hashes", "logits", "word_hash", "write_lines"]
 
 _FNV_START, _FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 _RUN = np.uint64(116049371)
+_WORDS = 1024  # whose runs are looked up together
 
 
 def word_hash(word: bytes) -> int:
@@ -94,25 +95,33 @@ def logits(
 
     hash_V, word_V, known_V: of each id, its hash, its value and whether it is in the vocabulary. end: the same of </s>.
     runs: the longest run of words that is a feature. No features at all: 0.
+
+    The rows of many runs are found before any is read. The table is 8 MB at random places: with nothing but reads in a row, a
+    processor has some twenty under way at once; with the arithmetic of a run between them, a few. 2.5 times as fast.
     """
     out_N = np.empty(len(ends_N1) - 1, np.float32)
     buckets = np.uint64(len(bucket_B))
     end_hash = np.uint64(np.int64(end[0]))
+    row_R = np.empty(_WORDS * max(1, runs - 1), np.uint64)
     for i in range(len(out_N)):
         start = ends_N1[i]
         stop = min(ends_N1[i + 1], start + limit)
         total, features = 0.0, 0
-        for j in range(start, stop):
-            word = ids_T[j]
-            total += word_V[word]  # 0 where it is not in the vocabulary
-            features += known_V[word]
-            h = np.uint64(np.int64(hash_V[word]))
-            last = min(stop + 1, j + runs)
-            for k in range(j + 1, last):
-                following = np.uint64(np.int64(hash_V[ids_T[k]])) if k < stop else end_hash
-                h = h * _RUN + following
-                total += bucket_B[h % buckets]
-            features += last - j - 1
+        for first in range(start, stop, _WORDS):
+            found = 0
+            for j in range(first, min(stop, first + _WORDS)):
+                word = ids_T[j]
+                total += word_V[word]  # 0 where it is not in the vocabulary
+                features += known_V[word]
+                h = np.uint64(np.int64(hash_V[word]))
+                for k in range(j + 1, min(stop + 1, j + runs)):
+                    following = np.uint64(np.int64(hash_V[ids_T[k]])) if k < stop else end_hash
+                    h = h * _RUN + following
+                    row_R[found] = h % buckets
+                    found += 1
+            for r in range(found):
+                total += bucket_B[row_R[r]]
+            features += found
         total += end[1]
         features += end[2]
         out_N[i] = total / features if features else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from corpus.http_kernels import is_named
 
@@ -17,6 +17,7 @@ _LENGTH = np.frombuffer(b"content-length", np.uint8)
 _NAMES = np.frombuffer("".join(CODES).encode(), np.uint8)
 _NAMES_END = np.cumsum([len(name) for name in CODES])
 _DIGITS = 18  # of a length: 63 bits
+_memchr = types.ExternalFunction("memchr", types.uintp(types.uintp, types.int32, types.uintp))
 
 
 def heads_of(content_B: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
@@ -95,10 +96,17 @@ def _head(b, start, stop):  # type: ignore[no-untyped-def]
             if at == digits:
                 return nothing
         else:
-            while at < stop and b[at] != 10:
-                at += 1
-            at -= 1
+            at = _line_end(b, at, stop) - 1
     return nothing
+
+
+@njit(cache=True, nogil=True)
+def _line_end(b, at, stop):  # type: ignore[no-untyped-def]
+    """Where the next line feed of b[at:stop] stands, `stop` where none does: half of what heads cost, byte by byte."""
+    if at >= stop:
+        return stop
+    found = _memchr(b.ctypes.data + np.uintp(at), 10, np.uintp(stop - at))
+    return np.int64(found - b.ctypes.data) if found else stop
 
 
 @njit(cache=True, nogil=True)

@@ -38,7 +38,7 @@ from corpus.signals import with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, load_encoder, path_of
 
-REVISION = 3
+REVISION = 4
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 

@@ -76,7 +76,7 @@ from corpus.signals import WORDS, with_signals
 from corpus.step import Step
 from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
 
-REVISION = 4
+REVISION = 5
 REASONS: tuple[str, ...] = ()  # nothing is dropped
 
 _GRID = ((0.5, 10), (0.5, 5))  # rate, epochs; the first is what doubts

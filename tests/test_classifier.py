@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.classifier import Scorer, Setting, collapse, first_ids, probability, read_table, train, write_table, write_training
-from corpus.classifier_kernels import decimal_hashes, word_hash
+from corpus.classifier_kernels import _WORDS, decimal_hashes, word_hash
 from corpus.errors import InputError
 
 WORDS = 40_000
@@ -61,6 +61,30 @@ def test_scores_are_those_of_fasttext(tmp_path: Path, runs: int, min_count: int)
     assert (scorer.known_V == 0).any() and scorer.known_V.any()  # words out of the vocabulary are met too
     assert np.abs(probability(scorer.logits(ids, ends)) - np.minimum(reported(model, ids, ends), 1)).max() < 1e-5
     assert (np.diff(ends) == 0).any()  # and empty documents
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 6])
+def test_long_documents_lose_no_run_of_words(runs: int) -> None:
+    """Rows are looked up _WORDS at a time; in a mean of thousands one lost at a border would pass for fastText's rounding."""
+    rng = np.random.default_rng(runs)
+    value = rng.normal(size=5_000).astype(np.float32), rng.normal(size=9_973).astype(np.float32)
+    hash_V = decimal_hashes(5_000)
+    scorer = Scorer(value[0], np.ones(5_000, np.uint8), hash_V, value[1], (word_hash(b"</s>"), 0.5, 1), runs, 4 * _WORDS)
+    lengths = [_WORDS - 1, _WORDS, _WORDS + 1, 2 * _WORDS, 3 * _WORDS + 7, 5 * _WORDS]
+    ids, ends = rng.integers(0, 5_000, sum(lengths)).astype(np.uint32), np.cumsum([0, *lengths])
+    expected = []
+    for a, b in itertools.pairwise(ends):
+        words = ids[a : min(b, a + scorer.limit)]
+        hashes = [*hash_V[words].tolist(), scorer.end[0]]
+        found = [*value[0][words].tolist(), 0.5]
+        for length in range(2, runs + 1):
+            for first in range(len(hashes) - length + 1):
+                h = 0
+                for word in hashes[first : first + length]:
+                    h = (h * 116049371 + word) % 2**64
+                found.append(float(value[1][h % len(value[1])]))
+        expected.append(np.mean(found))
+    assert np.abs(scorer.logits(ids, ends) - expected).max() < 1e-6
 
 
 def test_real_texts_in_many_scripts(tmp_path: Path, corpus_data: Path) -> None:
