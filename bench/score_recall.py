@@ -1,4 +1,4 @@
-"""Scoring pages with a recall classifier, beside fastText's own batch prediction, in MB of text.
+"""Scoring pages with a recall classifier, beside fastText's own batch prediction, and training it, in MB of text.
 
 The model is the paper's: dim 256, runs of three words, 2,000,000 buckets. fastText is given the same ids as lines, and its rate
 leaves out making them. Web pages where CORPUS_DATA names them, else the source files of this machine.
@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from corpus.recall import HELD_ROW
 from corpus.signals import COLUMNS, WORDS, with_signals
 from corpus.tokenizer import load_encoder, train_bpe
 from stages.score_recall import Reader, score
+from stages.train_recall import Config
 
 PAGES = "html/pages.jsonl.zst"
 LIMIT = 1 << 20  # whole pages on both sides
+TRAINED = 500  # words of a page that the model is trained on
+PAPER = 1_000_000  # pages, of both sides, and three epochs
 
 
 def web_pages(sample: Sample) -> list[pa.RecordBatch]:
@@ -72,8 +76,8 @@ def bench(sample: Sample) -> list[Row]:
         model = Path(folder) / "model.bin"
         with (Path(folder) / "lines").open("wb") as file:
             for ids, ends in encoded:
-                write_training(file, ids, ends, np.arange(len(ends) - 1) % 2, 500)
-        train(Path(folder) / "lines", Setting(epochs=1), model)
+                write_training(file, ids, ends, np.arange(len(ends) - 1) % 2, TRAINED)
+        training = training_row(Path(folder) / "lines", model, encoded, size)
         scorer = collapse(model, words, LIMIT)
         write_table(Path(folder) / "table.npy", scorer)
         reader = Reader(encoder, read_table(Path(folder) / "table.npy", words, 3, LIMIT), signals, np.zeros(0, HELD_ROW))
@@ -88,6 +92,7 @@ def bench(sample: Sample) -> list[Row]:
     same = f"largest difference of {len(theirs):,} probabilities {gap:.1e}"
     name = "fasttext multilinePredict"
     return [
+        training,
         Row("score_recall", "look-up alone, ids given", ours, {name: peer}, same),
         Row(
             "score_recall",
@@ -97,6 +102,20 @@ def bench(sample: Sample) -> list[Row]:
             "the peer is given ids; making them is ours alone",
         ),
     ]
+
+
+def training_row(lines: Path, model: Path, encoded: list[tuple[np.ndarray, np.ndarray]], size: int) -> Row:
+    """fastText's training on the paper's numbers, an epoch on one thread, and what that makes at the paper's size.
+
+    21 epochs less one: to fill and write a model of 2 GB, as either does, takes as long as many epochs of so few pages.
+    """
+    length_N = np.concatenate([np.diff(ends) for _, ends in encoded])
+    words = int(np.minimum(length_N, TRAINED).sum())
+    many, one = (1 / rate(partial(train, lines, Setting(epochs=n), model), 1_000_000, repeats=1) for n in (21, 1))
+    each = (many - one) / 20 / words
+    hours = 3 * PAPER * np.minimum(length_N, Config.max_tokens).mean() * each / 3600
+    note = f"three epochs of {PAPER:,} pages cut at {Config.max_tokens:,} words: {hours:.1f} hours"
+    return Row("train_recall", "an epoch of fastText, one thread", size / length_N.sum() / 1e6 / each, {}, note)
 
 
 def fasttext_rate(model: Path, encoded: list[tuple[np.ndarray, np.ndarray]], size: int) -> tuple[float, np.ndarray]:

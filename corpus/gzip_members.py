@@ -8,7 +8,7 @@ Web archives are one gzip member per record, so that a record can be read alone.
 
 The first is three times as fast and is where nearly every byte goes; the second decides what is damaged and says why. After
 damage, reading goes on at the next magic: a false one (three given bytes and three zero bits: one in 134 MB of noise) costs
-one more piece with a fault. Memory: the window and 4 MB of content, which live as long as a view of them does.
+one more piece with a fault. Memory: the window and 2 MB of content, which live as long as a view of them does.
 
 The kernel calls the libdeflate that the `deflate` package brings in its extension module. Of a build that does not export it
 everything is streamed: the same pieces, slower.
@@ -31,10 +31,10 @@ __all__ = ["MAGIC", "Members", "Piece", "pieces"]
 
 MAGIC = b"\x1f\x8b\x08"
 
-_READ = 512 << 10  # of the file at a time
+_READ = 256 << 10  # of the file at a time
 _WINDOW = 2 << 20  # of it, before a member that does not end in it is streamed
 _KEEP = 64 << 10  # of it behind the position: damage shows a little after it happened
-_CONTENT = 4 << 20  # of members decompressed together: it stays in a processor's cache until it is looked at
+_CONTENT = 2 << 20  # of members decompressed together: a processor's cache holds it until it is looked at
 _MEMBERS = 4096
 _FULL = 3  # LIBDEFLATE_INSUFFICIENT_SPACE
 _STREAM = 1 << 20

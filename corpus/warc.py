@@ -20,6 +20,7 @@ Reference: ISO 28500:2017 (WARC 1.1); Internet Archive's ARC version 1 (1996).
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -297,18 +298,17 @@ def _alone(cursor: _Cursor, limit: int, kinds: frozenset[str]) -> Iterator[Recor
     while (members := feed.members) is not None:
         content = members.content_B.data
         at = ahead = feed.next_one - 1
-        while at < len(feed.heads):
-            code, head_end, block, size = feed.heads[at]
+        rest = zip(feed.heads[at:], itertools.pairwise(feed.starts[at:]), feed.ends[at:-1], strict=True)
+        for (code, head_end, block, size), (offset, stop), head in rest:
             if not code:
                 break
-            kind, offset, head = CODES[code], feed.starts[at], feed.ends[at]
             at += 1
-            length = feed.starts[at] - offset
+            kind = CODES[code]
             if kind in kinds:
                 kept = content[block : block + min(size, limit)]
-                yield Record(kind, offset, length, 0, _Headers(content[head:head_end]), kept, size)
+                yield Record(kind, offset, stop - offset, 0, _Headers(content[head:head_end]), kept, size)
             else:
-                yield Record(kind, offset, length, 0, {}, _NONE, size)
+                yield Record(kind, offset, stop - offset, 0, {}, _NONE, size)
         if at == ahead:
             return
         feed.next_one = at
