@@ -18,6 +18,7 @@ Reference: pywb's CDX server API; Common Crawl's columnar index (cc-index-table)
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import re
@@ -33,7 +34,7 @@ import pyarrow.parquet as pq
 from corpus.errors import ConfigError, InputError
 from corpus.remote import Remote
 
-__all__ = ["CAPTURES", "Capture", "Pattern", "from_api", "from_parquet", "surt"]
+__all__ = ["CAPTURES", "Capture", "Pattern", "from_api", "from_parquet", "listed", "surt"]
 
 CAPTURES = pa.schema(
     [
@@ -103,40 +104,39 @@ class Pattern(NamedTuple):
         return cls(text, tuple(dict.fromkeys((surt(inside), _key(inside)))), exact=True)  # some indexes keep a last slash
 
 
-def from_parquet(
-    files: Iterable[str], patterns: Iterable[Pattern], wanted: Callable[[int | None, str | None], str | None], remote: Remote
-) -> tuple[list[Capture], dict[str, int]]:
-    """Captures whose status and type `wanted` has nothing against, and how many it had: counts by what it said."""
+# What an index says of a capture, and what there is against it.
+Row = tuple[Capture, str | None]
+Wanted = Callable[[int | None, str | None], str | None]  # of a status and a media type: what is against them
+
+
+def from_parquet(where: str, patterns: Iterable[Pattern], wanted: Wanted, remote: Remote) -> Iterator[Row]:
+    """The rows of one file of a columnar index."""
     spans = [(key, key + "\0" if p.exact else _after(key), key, p.exact) for p in patterns for key in p.keys]
-    rows = (row for file in files for row in _parquet_rows(file, spans, remote))
-    return _listed(rows, wanted)
+    for capture, status, mime in _parquet_rows(where, spans, remote):
+        yield capture, wanted(status, mime)
 
 
-def from_api(
-    endpoint: str, patterns: Iterable[Pattern], wanted: Callable[[int | None, str | None], str | None], remote: Remote
-) -> tuple[list[Capture], dict[str, int]]:
+def from_api(endpoint: str, patterns: Iterable[Pattern], wanted: Wanted, remote: Remote) -> Iterator[Row]:
     """The same from a CDX server. InputError when it cannot be asked, or answers something else."""
-    return _listed((row for pattern in patterns for row in _api_rows(endpoint, pattern, remote)), wanted)
+    for pattern in patterns:
+        for capture, status, mime in _api_rows(endpoint, pattern, remote):
+            yield capture, wanted(status, mime)
 
 
-_Row = tuple[Capture, int | None, str | None]
-
-
-def _listed(
-    rows: Iterable[_Row], wanted: Callable[[int | None, str | None], str | None]
-) -> tuple[list[Capture], dict[str, int]]:
+def listed(rows: Iterable[Row]) -> tuple[list[Capture], dict[str, int]]:
+    """Each wanted capture once, in order, and how many others there are: counts by what is against them."""
     found: dict[tuple[str, int], Capture] = {}
     against: dict[tuple[str, int], str] = {}
-    for capture, status, mime in rows:
+    for capture, why in rows:
         where = (capture.filename, capture.offset)
-        if (why := wanted(status, mime)) is None:
+        if why is None:
             found[where] = capture
         else:
             against[where] = why
-    counts: dict[str, int] = {}
-    for why in against.values():
-        counts[why] = counts.get(why, 0) + 1
-    return [found[where] for where in sorted(found)], counts
+    return [found[where] for where in sorted(found)], dict(collections.Counter(against.values()))
+
+
+_Told = tuple[Capture, int | None, str | None]  # with status and media type
 
 
 def _after(prefix: str) -> str:
@@ -175,7 +175,7 @@ class _RemoteFile(io.RawIOBase):
         return data
 
 
-def _parquet_rows(where: str, spans: list[tuple[str, str, str, bool]], remote: Remote) -> Iterator[_Row]:
+def _parquet_rows(where: str, spans: list[tuple[str, str, str, bool]], remote: Remote) -> Iterator[_Told]:
     try:
         with pa.PythonFile(_RemoteFile(remote, where), mode="r") as source:
             file = pq.ParquetFile(source, pre_buffer=True)
@@ -202,7 +202,7 @@ def _groups(file: pq.ParquetFile, spans: list[tuple[str, str, str, bool]]) -> li
     return groups
 
 
-def _matches(table: pa.Table, spans: list[tuple[str, str, str, bool]]) -> Iterator[_Row]:
+def _matches(table: pa.Table, spans: list[tuple[str, str, str, bool]]) -> Iterator[_Told]:
     keys = table.column("url_surtkey")
     matched = pa.array([False] * 0, pa.bool_())
     for _, _, key, exact in spans:
@@ -213,7 +213,7 @@ def _matches(table: pa.Table, spans: list[tuple[str, str, str, bool]]) -> Iterat
             yield _row(row["warc_filename"], row["warc_record_offset"], row["warc_record_length"], row["url"], row)
 
 
-def _row(filename: Any, offset: Any, length: Any, url: Any, told: dict[str, Any]) -> _Row:
+def _row(filename: Any, offset: Any, length: Any, url: Any, told: dict[str, Any]) -> _Told:
     status = told.get("fetch_status") or told.get("status")
     mime = told.get("content_mime_detected") or told.get("mime-detected") or told.get("content_mime_type") or told.get("mime")
     known = int(status) if status is not None and re.fullmatch(r"[1-9]\d\d", str(status), re.ASCII) else None
@@ -232,7 +232,7 @@ def _in_file(number: Any) -> int:
 # --- CDX API -----------------------------------------------------------------------------------------------------------------
 
 
-def _api_rows(endpoint: str, pattern: Pattern, remote: Remote) -> Iterator[_Row]:
+def _api_rows(endpoint: str, pattern: Pattern, remote: Remote) -> Iterator[_Told]:
     query = {"url": pattern.text, "output": "json"}
     pages = _json_lines(endpoint, query | {"showNumPages": "true"}, remote)
     if len(pages) == 1 and (isinstance(pages[0], int) or (isinstance(pages[0], dict) and "pages" in pages[0])):

@@ -109,9 +109,10 @@ def run_route(task: ShardTask) -> dict[str, Any]:
         for batch in task.batches():
             routed = task.function(batch, origin=origin, **extras)
             tables.append(routed if isinstance(routed, pa.Table) else pa.Table.from_batches([routed]))
-            origin += batch.num_rows
-            report.read += batch.num_rows
-            report.used += batch.num_rows
+            rows = batch.num_rows if isinstance(batch, pa.RecordBatch) else 0  # an item is no document
+            origin += rows
+            report.read += rows
+            report.used += rows
         return [write_exchanged(task.folder, task.name, tables, task.partitions)]
 
     return _recorded(task, work)

@@ -51,7 +51,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus.archives import SUFFIXES, Archive, archives_at, chosen, find_files, read_listing, seen_at
-from corpus.cdx import CAPTURES, Capture, Pattern, from_api, from_parquet
+from corpus.cdx import CAPTURES, Capture, Pattern, from_api, from_parquet, listed
 from corpus.document import Verdict, verdict_of
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
@@ -71,6 +71,7 @@ REASONS = ("fetch_failed", *PAGE_REASONS)
 _ROWS = 1 << 16  # in a batch, when pages are tiny or dropped
 _PER_TASK = 512  # single records: a minute, at ten requests a second
 _CAPTURES = "captures.parquet"
+_LOOKED_UP = CAPTURES.append(pa.field("against", pa.string()))
 _TEXT = PAGE.get_field_index("text")
 
 
@@ -248,7 +249,9 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     captures: list[Capture] = []
     if config.urls:
         if not (out / _CAPTURES).exists():  # a resumed run keeps to what the first was told
-            engine.reduce(functools.partial(look_up, config=config), Items((config.urls,)), out, name="look_up")
+            work = functools.partial(look_up, config=config)
+            told = engine.exchange(work, Items(_indexes(config)), out, name="index", partitions=1)
+            _write_captures(out / _CAPTURES, told.table(0))
         captures, notes = _read_captures(out / _CAPTURES)
     bundles = [tuple(captures[i : i + _PER_TASK]) for i in range(0, len(captures), _PER_TASK)]
     report = engine.map_shards(functools.partial(crawl, config=config), Items((*files, *bundles)), out)
@@ -287,9 +290,22 @@ def _archives(config: Config, engine: Engine) -> list[Archive]:
     return archives
 
 
-def look_up(batches: Iterator[Any], out: Path, config: Config) -> dict[str, Any]:
-    """Ask the index, and write down what it says."""
-    remote = Remote(config.access)
+def _indexes(config: Config) -> tuple[str, ...]:
+    """Each is a task: the files of a columnar index, or the one server."""
+    if config.cdx is not None:
+        return (config.cdx,)
+    assert config.index is not None
+    if config.index.endswith((".paths.gz", ".paths")):
+        found = [_located(config, path) for path in read_listing(config.index, Remote(config.access))]
+    else:
+        found = find_files(config.index, (".parquet",))
+    if not found:
+        raise InputError(f"crawl_commoncrawl.index: {config.index} names no files; the Parquet files of an index expected")
+    return tuple(found)
+
+
+def look_up(where: str, origin: int, config: Config) -> pa.Table:
+    """What an index says of the pages under the URLs, and what there is against each."""
     patterns = [Pattern.of(text) for text in config.urls]
 
     def wanted(status: int | None, mime: str | None) -> str | None:
@@ -297,22 +313,19 @@ def look_up(batches: Iterator[Any], out: Path, config: Config) -> dict[str, Any]
             return "index_other_status"
         return "index_other_mime" if mime is not None and mime not in config.mime_types else None
 
-    if config.cdx is not None:
-        captures, others = from_api(config.cdx, patterns, wanted, remote)
-    else:
-        assert config.index is not None
-        listed = config.index.endswith((".paths.gz", ".paths"))
-        files = (
-            [_located(config, p) for p in read_listing(config.index, remote)]
-            if listed
-            else find_files(config.index, (".parquet",))
-        )
-        captures, others = from_parquet(files, patterns, wanted, remote)
+    ask = from_parquet if config.cdx is None else from_api
+    rows = ask(where, patterns, wanted, Remote(config.access))
+    table = pa.Table.from_pylist([{**capture._asdict(), "against": why} for capture, why in rows], schema=_LOOKED_UP)
+    return table.append_column("partition", pa.nulls(table.num_rows, pa.int8()).fill_null(0))
+
+
+def _write_captures(path: Path, told: pa.Table) -> None:
+    rows = ((Capture(**row), against) for row in told.to_pylist() for against in [row.pop("against")])
+    captures, others = listed(rows)
     notes = {"captures": len(captures), **others}
     table = pa.Table.from_pylist([capture._asdict() for capture in captures], schema=CAPTURES)
-    with atomic(out / _CAPTURES) as temporary:
+    with atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata({"notes": json.dumps(notes)}), temporary, compression="zstd")
-    return {}
 
 
 def _read_captures(path: Path) -> tuple[list[Capture], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.cdx import Capture, Pattern, from_api, from_parquet, surt
+from corpus.cdx import Capture, Pattern, from_api, from_parquet, listed, surt
 from corpus.errors import ConfigError, InputError
 from corpus.remote import Access, Remote
 from tests.archive_servers import every_third, serving
@@ -102,7 +103,7 @@ def index_file(path: Path, urls: list[str], **columns: Any) -> Path:
 @pytest.mark.parametrize("pattern", MATCHES)
 def test_patterns_in_the_columnar_index(tmp_path: Path, pattern: str) -> None:
     path = index_file(tmp_path / "index.parquet", URLS)
-    found, others = from_parquet([str(path)], [Pattern.of(pattern)], anything, REMOTE)
+    found, others = listed(from_parquet(str(path), [Pattern.of(pattern)], anything, REMOTE))
     assert {c.offset for c in found} == MATCHES[pattern] and not others
     assert all(c == Capture("x.warc.gz", c.offset, 10, URLS[c.offset]) for c in found)
 
@@ -112,7 +113,7 @@ def test_row_groups_without_a_match_are_not_read(tmp_path: Path) -> None:
     order = sorted(urls, key=surt)
     index_file(tmp_path / "index.parquet", order)
     with serving(tmp_path) as server:
-        found, _ = from_parquet([server.url + "index.parquet"], [Pattern.of("host1234.example/*")], anything, REMOTE)
+        found, _ = listed(from_parquet(f"{server.url}index.parquet", [Pattern.of("host1234.example/*")], anything, REMOTE))
         asked = sum(int(b) - int(a) + 1 for _, r, _ in server.requests for a, b in [r.removeprefix("bytes=").split("-")])
         sized = (tmp_path / "index.parquet").stat().st_size
         footer = pq.read_metadata(tmp_path / "index.parquet").serialized_size
@@ -124,7 +125,8 @@ def test_several_patterns_and_files_list_a_capture_once_in_order(tmp_path: Path)
     one, two = index_file(tmp_path / "1", URLS), index_file(tmp_path / "2", URLS, warc_filename=["a.warc.gz"] * len(URLS))
     patterns = [Pattern.of(text) for text in ("example.com/*", "*.example.com", "example.com/docs/*")]
     with serving(tmp_path, every_third) as server:
-        found, _ = from_parquet([server.url + one.name, server.url + two.name], patterns, anything, REMOTE)
+        rows = [from_parquet(server.url + name, patterns, anything, REMOTE) for name in (one.name, two.name, one.name)]
+        found, _ = listed(itertools.chain(*rows))
     places = [(c.filename, c.offset) for c in found]
     assert places == sorted(places) and places == [(f, i) for f in ("a.warc.gz", "x.warc.gz") for i in (0, 1, 2, 3, 4, 10)]
 
@@ -137,7 +139,7 @@ def test_what_is_not_wanted_is_counted(tmp_path: Path) -> None:
     def wanted(status: int | None, mime: str | None) -> str | None:
         return "status" if status not in (200, None) else "mime" if mime != "text/html" else None
 
-    found, others = from_parquet([str(path)], [Pattern.of("*.example.com")], wanted, REMOTE)
+    found, others = listed(from_parquet(str(path), [Pattern.of("*.example.com")], wanted, REMOTE))
     assert [c.offset for c in found] == [0, 2, 10]  # what detection does not say, the server's own word does
     assert others == {"status": 2, "mime": 1}
 
@@ -153,7 +155,7 @@ def test_a_file_that_is_no_index_says_so(tmp_path: Path) -> None:
         ("none", "none"),
     ):
         with pytest.raises(InputError, match=said):
-            from_parquet([str(tmp_path / name)], [Pattern.of("example.com")], anything, REMOTE)
+            list(from_parquet(str(tmp_path / name), [Pattern.of("example.com")], anything, REMOTE))
 
 
 def answer(folder: Path, *lines: Any) -> None:
@@ -165,17 +167,18 @@ def test_api_answers_of_other_kinds(tmp_path: Path) -> None:
     row = {"url": "http://a.example/", "filename": "f", "offset": "3", "length": "4", "status": "-", "mime": "warc/revisit"}
     patterns = [Pattern.of("a.example/*")]
     with serving(tmp_path, every_third) as server:
-        assert from_api(server.url + "index", patterns, anything, REMOTE) == ([], {})
+        assert list(from_api(server.url + "index", patterns, anything, REMOTE)) == []
         answer(tmp_path, row)
-        assert from_api(server.url + "index", patterns, anything, REMOTE)[0] == [Capture("f", 3, 4, "http://a.example/")]
+        found = list(from_api(server.url + "index", patterns, anything, REMOTE))
+        assert found == [(Capture("f", 3, 4, "http://a.example/"), None)]
         wrongs = [{**row, "offset": value} for value in ("x", None, 1e400, 1 << 70)] + [{**row, "url": None}]
         for wrong in ({"error": "x"}, ["list"], *wrongs):
             answer(tmp_path, row, wrong)
             with pytest.raises(InputError, match="a capture expected"):
-                from_api(server.url + "index", patterns, anything, REMOTE)
+                list(from_api(server.url + "index", patterns, anything, REMOTE))
         (tmp_path / "index").write_text("<html>")
         with pytest.raises(InputError, match="does not answer in JSON"):
-            from_api(server.url + "index", patterns, anything, REMOTE)
+            list(from_api(server.url + "index", patterns, anything, REMOTE))
 
 
 @settings(max_examples=200, deadline=None)

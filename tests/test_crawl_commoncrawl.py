@@ -468,6 +468,28 @@ def test_a_resumed_run_keeps_to_what_the_index_said_and_says_the_same(tmp_path: 
     assert reports[0].kept == reports[1].kept == 1
 
 
+def test_files_of_an_index_are_tasks_of_their_own(tmp_path: Path) -> None:
+    """A run that one of them ended goes on with it, and does not ask the others again."""
+    archive(tmp_path / "x.warc.gz", response(PAGE, url="http://a.example/"))
+    size = (tmp_path / "x.warc.gz").stat().st_size
+    (tmp_path / "index").mkdir()
+    one, two = (tmp_path / "index" / f"{i}.parquet" for i in (1, 2))
+    places = {"warc_record_offset": [0], "warc_record_length": [size]}
+    index_file(one, ["http://example.com/a"], warc_filename=["x.warc.gz"], **places)
+    two.write_bytes(b"no Parquet")
+    config = Config(index=str(tmp_path / "index"), urls=("example.com/*",), prefix=f"{tmp_path}/")
+    (tmp_path / "out").mkdir()
+    engine = LocalEngine(tmp_path / "root")
+    with pytest.raises(InputError, match=r"2\.parquet cannot be read"):
+        stage_run(config, tmp_path / "out", engine)
+    one.write_bytes(b"nor this, now")
+    index_file(two, ["http://example.com/b", "http://example.com/c"], warc_filename=["x.warc.gz", "y.warc.gz"], **{
+        "warc_record_offset": [0, 0], "warc_record_length": [size, size], "fetch_status": [200, 301],
+    })  # fmt: skip
+    report = stage_run(config, tmp_path / "out", engine)
+    assert (report.notes["captures"], report.notes["index_other_status"], report.kept) == (1, 1, 1)  # one place, listed twice
+
+
 def test_a_cache_that_cannot_be_written_stops_the_run_instead_of_dropping_everything(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with serving(snapshot) as server, pytest.raises(StorageError, match="cannot write to the cache"):
