@@ -13,12 +13,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 __all__ = ["decimal_hashes", "logits", "word_hash", "write_lines"]
 
 _FNV_START, _FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 _RUN = np.uint64(116049371)
+_MOST = np.uint64(2**64 - 1)
 _WORDS = 1024  # whose runs are looked up together
 
 
@@ -96,33 +99,60 @@ def logits(
     hash_V, word_V, known_V: of each id, its hash, its value and whether it is in the vocabulary. end: the same of </s>.
     runs: the longest run of words that is a feature. No features at all: 0.
 
-    The rows of many runs are found before any is read. The table is 8 MB at random places: with nothing but reads in a row, a
-    processor has some twenty under way at once; with the arithmetic of a run between them, a few. 2.5 times as fast.
+    Runs of one length are taken _WORDS at a time, and their rows found before any is read. The table is 8 MB at random
+    places: with nothing but reads in a row, a processor has some twenty under way at once, with arithmetic between them a few.
     """
     out_N = np.empty(len(ends_N1) - 1, np.float32)
-    buckets = np.uint64(len(bucket_B))
-    end_hash = np.uint64(np.int64(end[0]))
-    row_R = np.empty(_WORDS * max(1, runs - 1), np.uint64)
+    buckets = np.uint64(max(1, len(bucket_B)))
+    inverse = _MOST // buckets
+    hash_W, run_W, row_W = np.empty(_WORDS + runs, np.uint64), np.empty(_WORDS, np.uint64), np.empty(_WORDS, np.uint64)
     for i in range(len(out_N)):
-        start = ends_N1[i]
-        stop = min(ends_N1[i + 1], start + limit)
+        stop = min(ends_N1[i + 1], ends_N1[i] + limit)
         total, features = 0.0, 0
-        for first in range(start, stop, _WORDS):
-            found = 0
-            for j in range(first, min(stop, first + _WORDS)):
-                word = ids_T[j]
+        for first in range(ends_N1[i], stop, _WORDS):
+            here = min(stop - first, _WORDS)
+            for j in range(here):
+                word = ids_T[first + j]
                 total += word_V[word]  # 0 where it is not in the vocabulary
                 features += known_V[word]
-                h = np.uint64(np.int64(hash_V[word]))
-                for k in range(j + 1, min(stop + 1, j + runs)):
-                    following = np.uint64(np.int64(hash_V[ids_T[k]])) if k < stop else end_hash
-                    h = h * _RUN + following
-                    row_R[found] = h % buckets
-                    found += 1
-            for r in range(found):
-                total += bucket_B[row_R[r]]
-            features += found
+                run_W[j] = hash_W[j] = np.uint64(np.int64(hash_V[word]))
+            known = min(stop - first, here + runs - 1)  # words that runs from here reach
+            for j in range(here, known):
+                hash_W[j] = np.uint64(np.int64(hash_V[ids_T[first + j]]))
+            hash_W[known] = np.uint64(np.int64(end[0]))
+            if known == stop - first:
+                known += 1
+            for length in range(1, runs):
+                found = max(0, min(here, known - length))
+                for j in range(found):
+                    run_W[j] = run_W[j] * _RUN + hash_W[j + length]
+                    row_W[j] = _modulo(run_W[j], buckets, inverse)
+                for j in range(found):
+                    total += bucket_B[row_W[j]]
+                features += found
         total += end[1]
         features += end[2]
         out_N[i] = total / features if features else 0.0
     return out_N
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _modulo(n, divisor, inverse):  # type: ignore[no-untyped-def]
+    """n % divisor, uint64. inverse: ⌊(2^64 - 1) / divisor⌋, at least 2^64 / divisor - 1: the quotient is right or one less.
+
+    A processor's own division would make `logits` take 1.6 times as long.
+    """
+    rest = n - _upper_half(n, inverse) * divisor
+    return min(rest, rest - divisor)  # below 0 is above all
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _upper_half(context, a, b):  # type: ignore[no-untyped-def]
+    """The upper 64 bits of a product of uint64, which numba has no name for."""
+
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), code

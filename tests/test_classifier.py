@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus import classifier_kernels
 from corpus.classifier import Scorer, Setting, collapse, first_ids, probability, read_table, train, write_table, write_training
 from corpus.classifier_kernels import _WORDS, decimal_hashes, word_hash
 from corpus.errors import InputError
@@ -63,14 +64,14 @@ def test_scores_are_those_of_fasttext(tmp_path: Path, runs: int, min_count: int)
     assert (np.diff(ends) == 0).any()  # and empty documents
 
 
-@pytest.mark.parametrize("runs", [1, 2, 3, 6])
-def test_long_documents_lose_no_run_of_words(runs: int) -> None:
+@pytest.mark.parametrize(("runs", "buckets"), [(1, 10), (2, 9_973), (3, 2_000_000), (6, 9_973), (3, 1)])
+def test_long_documents_lose_no_run_of_words(runs: int, buckets: int) -> None:
     """Rows are looked up _WORDS at a time; in a mean of thousands one lost at a border would pass for fastText's rounding."""
     rng = np.random.default_rng(runs)
-    value = rng.normal(size=5_000).astype(np.float32), rng.normal(size=9_973).astype(np.float32)
+    value = rng.normal(size=5_000).astype(np.float32), rng.normal(size=buckets).astype(np.float32)
     hash_V = decimal_hashes(5_000)
     scorer = Scorer(value[0], np.ones(5_000, np.uint8), hash_V, value[1], (word_hash(b"</s>"), 0.5, 1), runs, 4 * _WORDS)
-    lengths = [_WORDS - 1, _WORDS, _WORDS + 1, 2 * _WORDS, 3 * _WORDS + 7, 5 * _WORDS]
+    lengths = [0, 1, 2, runs, _WORDS - 1, _WORDS, _WORDS + 1, 2 * _WORDS - 2, 3 * _WORDS + 7, 5 * _WORDS]
     ids, ends = rng.integers(0, 5_000, sum(lengths)).astype(np.uint32), np.cumsum([0, *lengths])
     expected = []
     for a, b in itertools.pairwise(ends):
@@ -85,6 +86,13 @@ def test_long_documents_lose_no_run_of_words(runs: int) -> None:
                 found.append(float(value[1][h % len(value[1])]))
         expected.append(np.mean(found))
     assert np.abs(scorer.logits(ids, ends) - expected).max() < 1e-6
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 2**31 - 1))
+def test_a_remainder_without_division(n: int, divisor: int) -> None:
+    for value in (n, n // divisor * divisor, max(0, n // divisor * divisor - 1), 2**64 - 1):
+        words = np.uint64(value), np.uint64(divisor), np.uint64((2**64 - 1) // divisor)
+        assert classifier_kernels._modulo(*words) == value % divisor
 
 
 def test_real_texts_in_many_scripts(tmp_path: Path, corpus_data: Path) -> None:
