@@ -20,7 +20,7 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,19 @@ def newest_first(folder: Path) -> list[Path]:
     if first is None:
         return []
     return [first, *(path for path in reversed(_finished(folder)) if path.name < first.name)]
+
+
+def first_sound(
+    paths: Iterable[Path], load: Callable[[Path], dict[str, Any]]
+) -> tuple[dict[str, Any] | None, list[CorruptFile]]:
+    """(the state that `load` gives of the first checkpoint that can be read, None where none can; why those before cannot)."""
+    damaged: list[CorruptFile] = []
+    for path in paths:
+        try:
+            return load(path), damaged
+        except CorruptFile as error:
+            damaged.append(error)
+    return None, damaged
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -243,14 +243,13 @@ def _restore(run: Run) -> dict[str, Any] | None:
 
     CorruptFile where there are checkpoints and none can be used: to begin anew is for the user to decide.
     """
-    damaged: list[CorruptFile] = []
-    for found in checkpoint.newest_first(run.folder / "checkpoints"):
-        try:
-            check_same(found, run.fingerprint, run.folder, run.config, run.shards)
-            state = run.checkpoints.load(found)
-        except CorruptFile as error:
-            damaged.append(error)
-            continue
+
+    def load(found: Path) -> dict[str, Any]:
+        check_same(found, run.fingerprint, run.folder, run.config, run.shards)
+        return run.checkpoints.load(found)
+
+    state, damaged = checkpoint.first_sound(checkpoint.newest_first(run.folder / "checkpoints"), load)
+    if state is not None:
         run.step, run.updates = state["step"], state["updates"]
         run.recent.clear()
         run.recent.extend(state["recent"])

@@ -11,11 +11,11 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from corpus.errors import CorruptFile, InputError
+from corpus.errors import InputError
 from train import checkpoint
 from train.config import Layout, TrainConfig, fingerprint, run_folder
 from train.hf import export_model
@@ -52,16 +52,15 @@ def open_weights(config: TrainConfig, root: Path, dtype: torch.dtype, step: int 
             f"written, checkpoints_kept={config.checkpoints_kept} how many stay"
         )
     model = empty_model(config.model, dtype)
-    damaged: list[CorruptFile] = []
-    for path in wanted:
-        try:
-            check_same(path, mark, folder, config, shards)
-            state = checkpoint.load_weights(path, model)
-        except CorruptFile as error:
-            damaged.append(error)
-            continue
-        return Weights(model, state["step"], folder, shards, passed_over(damaged))
-    raise damaged[0]
+
+    def load(path: Path) -> dict[str, Any]:
+        check_same(path, mark, folder, config, shards)
+        return checkpoint.load_weights(path, model)
+
+    state, damaged = checkpoint.first_sound(wanted, load)
+    if state is None:
+        raise damaged[0]
+    return Weights(model, state["step"], folder, shards, passed_over(damaged))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
