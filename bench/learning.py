@@ -23,7 +23,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,13 +92,22 @@ def pieces(documents: Path, most: int) -> tuple[list[str], list[str]]:
     for name in shards.names:
         for batch in shards.read(name, ["id", "text", "lang"]):
             files += [(row["id"], row["text"]) for row in batch.to_pylist() if row["lang"] == "Python"]
-    train: list[str] = []
-    held: list[str] = []
-    for number, text in sorted((xxhash.xxh3_64_intdigest(key), text) for key, text in files):
-        into, enough = (held, HELD) if number % 10 == 0 else (train, TRAINED)
-        if sum(map(len, into)) < enough:
-            into += cut(text, most)
-    return train, held
+    ordered = sorted((xxhash.xxh3_64_intdigest(key), text) for key, text in files)
+    train = first_pieces((text for number, text in ordered if number % 10), most, TRAINED)
+    return train, first_pieces((text for number, text in ordered if number % 10 == 0), most, HELD)
+
+
+def first_pieces(texts: Iterable[str], most: int, enough: int) -> list[str]:
+    """The pieces of as many texts as give `enough` characters."""
+    found: list[str] = []
+    size = 0
+    for text in texts:
+        if size >= enough:
+            break
+        some = list(cut(text, most))
+        found += some
+        size += sum(map(len, some))
+    return found
 
 
 def cut(text: str, most: int) -> Iterator[str]:
