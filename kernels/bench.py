@@ -51,12 +51,12 @@ SHARES = {"permute": 0.85, "permute backward": 0.85, "combine": 0.85, "combine b
 Set = dict[str, Tensor]  # the buffers of one call
 
 
-def make_set(shape: Shape, tokens: int, library: Library, seed: int) -> Set:
-    dice = torch.Generator("cuda").manual_seed(seed)
+def make_set(shape: Shape, tokens: int, library: Library, seed: int, device: str = "cuda") -> Set:
+    dice = torch.Generator(device).manual_seed(seed)
     rows, k = tokens * shape.router.k, shape.router.k
 
     def noise(*size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        return torch.randn(*size, generator=dice, device="cuda", dtype=torch.float32).to(dtype)
+        return torch.randn(*size, generator=dice, device=device, dtype=torch.float32).to(dtype)
 
     logits = noise(tokens, shape.experts, dtype=torch.float32)
     experts, weights, _, balance = library.gate(logits, None, None, shape.router)

@@ -91,7 +91,7 @@ def _gate(logits: Tensor, router: Router) -> tuple[Tensor, ...]:
     weights, chosen = eligible.topk(router.k, dim=-1)
     routed = torch.zeros_like(scores).scatter_(1, chosen, 1.0)
     f, p = (x.unflatten(0, (router.segments, -1)).mean(1) for x in (routed, scores))
-    return chosen, weights * router.scale, (f * p).sum()
+    return chosen, weights * router.scale, (f * p).sum() * (scores.shape[1] / router.k / router.segments)
 
 
 _TRITON: dict[str, Callable[[dict[str, Tensor], Router], Any]] = {}
@@ -149,6 +149,60 @@ if triton is not None:
             tl.store(dy + row * hidden + h, (up * tl.load(weights + token * k + j)).to(dy.dtype.element_ty), mask=h < hidden)
             tl.store(dweights + token * k + j, tl.sum(up * value, 0))
 
+    @triton.jit
+    def _gate_backward_kernel(
+        logits, experts, dweights, share, dlosses, out, tokens, length, count, k, sets, scale, WIDTH: tl.constexpr
+    ):
+        token, e = tl.program_id(0), tl.arange(0, WIDTH)
+        x = tl.load(logits + token * count + e, mask=e < count, other=-float("inf"))
+        scores = tl.exp(x - tl.max(x, 0))
+        scores = scores / tl.sum(scores, 0)
+        d = tl.load(share + token // length * sets * count + e, mask=e < count, other=0.0) * tl.load(dlosses) / tokens
+        for j in range(k):
+            chosen = tl.load(experts + token * k + j)
+            d += tl.where(e == chosen, tl.load(dweights + token * k + j) * scale, 0.0)
+        tl.store(out + token * count + e, scores * (d - tl.sum(scores * d, 0)), mask=e < count)
+
+    @triton.jit
+    def _count_kernel(experts, counts, slots, count, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+        block, e = tl.program_id(0), tl.arange(0, WIDTH)
+        n = block * BLOCK + tl.arange(0, BLOCK)
+        chosen = tl.load(experts + n, mask=n < slots, other=WIDTH)
+        here = tl.sum((chosen[:, None] == e[None, :]).to(tl.int32), 0)
+        tl.store(counts + block * count + e, here, mask=e < count)
+
+    @triton.jit
+    def _place_kernel(experts, starts, pos, src, slots, count, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+        block, e = tl.program_id(0), tl.arange(0, WIDTH)
+        n = block * BLOCK + tl.arange(0, BLOCK)
+        chosen = tl.load(experts + n, mask=n < slots, other=WIDTH)
+        mine = (chosen[:, None] == e[None, :]).to(tl.int32)
+        before = tl.sum((tl.cumsum(mine, 0) - mine) * mine, 1)
+        row = tl.load(starts + block * count + chosen, mask=n < slots, other=0) + before
+        tl.store(pos + n, row, mask=n < slots)
+        tl.store(src + row, n, mask=n < slots)
+
+    @triton.jit
+    def _swiglu_kernel(gate_up, weights, src, out, inner, BLOCK: tl.constexpr):
+        row, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        gate = tl.load(gate_up + row * 2 * inner + i, mask=i < inner, other=0.0).to(tl.float32)
+        up = tl.load(gate_up + row * 2 * inner + inner + i, mask=i < inner, other=0.0).to(tl.float32)
+        weight = tl.load(weights + tl.load(src + row))
+        tl.store(out + row * inner + i, (gate * tl.sigmoid(gate) * up * weight).to(out.dtype.element_ty), mask=i < inner)
+
+    @triton.jit
+    def _swiglu_backward_kernel(dout, gate_up, weights, src, dgate_up, dweights, inner, BLOCK: tl.constexpr):
+        row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+        gate = tl.load(gate_up + row * 2 * inner + i, mask=i < inner, other=0.0).to(tl.float32)
+        up = tl.load(gate_up + row * 2 * inner + inner + i, mask=i < inner, other=0.0).to(tl.float32)
+        d = tl.load(dout + row * inner + i, mask=i < inner, other=0.0).to(tl.float32)
+        slot = tl.load(src + row)
+        weight, s = tl.load(weights + slot), tl.sigmoid(gate)
+        dgate = d * weight * up * s * (1 + gate * (1 - s))
+        tl.store(dgate_up + row * 2 * inner + i, dgate.to(dgate_up.dtype.element_ty), mask=i < inner)
+        tl.store(dgate_up + row * 2 * inner + inner + i, (d * weight * gate * s).to(dgate_up.dtype.element_ty), mask=i < inner)
+        tl.store(dweights + slot, tl.sum(d * gate * s * up, 0))
+
     def _triton_gate(b: dict[str, Tensor], r: Router) -> tuple[Tensor, Tensor]:
         tokens, count = b["logits"].shape
         experts = torch.empty(tokens, r.k, dtype=torch.int32, device=b["logits"].device)
@@ -179,10 +233,49 @@ if triton is not None:
         )
         return dy, dweights
 
+    def _triton_gate_backward(b: dict[str, Tensor], r: Router) -> Tensor:
+        out, sets = torch.empty_like(b["logits"]), b["balance"].shape[1]
+        tokens, count = out.shape
+        _gate_backward_kernel[(tokens,)](
+            b["logits"], b["experts"], b["dweights"], b["balance"], b["dlosses"], out, tokens, tokens // len(b["balance"]),
+            count, r.k, sets, r.scale, triton.next_power_of_2(count), num_warps=1,
+        )  # fmt: skip
+        return out
+
+    def _triton_route(b: dict[str, Tensor], r: Router) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts of blocks of slots, their scan by torch, then each slot's place among its block's."""
+        experts = b["balance"].shape[2]
+        pos, src, slots = torch.empty_like(b["experts"]), torch.empty_like(b["experts"]).flatten(), b["experts"].numel()
+        blocks, width = triton.cdiv(slots, 128), triton.next_power_of_2(experts)
+        counts = torch.empty(blocks, experts, dtype=torch.int32, device=pos.device)
+        _count_kernel[(blocks,)](b["experts"], counts, slots, experts, 128, width)
+        ends = counts.T.flatten().cumsum(0, dtype=torch.int32).view(experts, blocks)
+        starts = (ends.T - counts).contiguous()
+        _place_kernel[(blocks,)](b["experts"], starts, pos, src, slots, experts, 128, width)
+        return src, pos, ends[:, -1]
+
+    def _triton_swiglu(b: dict[str, Tensor], r: Router) -> Tensor:
+        rows, inner = len(b["gate_up"]), b["gate_up"].shape[1] // 2
+        out = b["gate_up"].new_empty(rows, inner)
+        _swiglu_kernel[(rows, triton.cdiv(inner, 1024))](b["gate_up"], b["weights"], b["src"], out, inner, 1024)
+        return out
+
+    def _triton_swiglu_backward(b: dict[str, Tensor], r: Router) -> tuple[Tensor, Tensor]:
+        dgate_up, dweights = torch.empty_like(b["gate_up"]), torch.empty_like(b["weights"]).flatten()
+        rows, inner = b["dout"].shape
+        _swiglu_backward_kernel[(rows,)](
+            b["dout"], b["gate_up"], b["weights"], b["src"], dgate_up, dweights, inner, triton.next_power_of_2(inner)
+        )
+        return dgate_up, dweights
+
     _TRITON |= {
         "gate": _triton_gate,
+        "gate backward": _triton_gate_backward,
+        "route": _triton_route,
         "permute": _triton_permute,
         "permute backward": lambda b, r: _triton_combine(b, r, False),
         "combine": _triton_combine,
         "combine backward": _triton_combine_backward,
+        "swiglu_weighted": _triton_swiglu,
+        "swiglu_weighted backward": _triton_swiglu_backward,
     }

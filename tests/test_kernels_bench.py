@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from kernels import bench
-from kernels.native import KernelError
+from kernels.bench import Op, Shape
+from kernels.build import build
+from kernels.native import KernelError, Library, Router
 
 
 @pytest.fixture
@@ -74,3 +77,33 @@ def test_gpu_shs_limits_are_below_ten_minutes() -> None:
     text = (Path(bench.__file__).parent / "gpu.sh").read_text()
     limits = [int(seconds) for seconds in re.findall(r"^ *part \w+ (\d+) ", text, re.MULTILINE)]
     assert len(limits) == 8 and sum(limits) < 600
+
+
+SMALL = [
+    Shape("Lite", 64, 48, 64, Router(k=6, segments=4, devices=8, top_devices=3)),
+    Shape("V2", 128, 24, 160, Router(6, 4, 8, 3, scale=16.0, devices=8, top_devices=3)),
+]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("op", bench.OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize("peer", ["torch eager", "Triton"])
+def test_peers_compute_what_they_are_timed_for(op: Op, peer: str, shape: Shape) -> None:
+    """Of the gate's losses they have the first alone. Triton: where it is there, on a CPU with TRITON_INTERPRET=1."""
+    path, found = build(DEVICE), bench.peers.of(op.name, shape.experts, shape.router)
+    if path is None or peer not in found:
+        pytest.skip("no compiler" if path is None else "no triton")
+    library = Library(path)
+    buffers = bench.make_set(shape, 4 * 96, library, 0, DEVICE)
+    buffers["dlosses"][1:] = 0
+    ours, theirs = op.ours(library, shape, buffers), found[peer](buffers)
+    if isinstance(ours, Tensor):
+        ours, theirs = (ours,), (theirs,)
+    if op.name == "gate":
+        ours = ours[0], ours[1], ours[2][:1]
+    if op.name == "route":
+        ours = ours[2], ours[1], ours[0][1:]
+    for mine, other in zip(ours, theirs, strict=(op.name, peer) != ("gate", "Triton")):  # which has no losses at all
+        near = {"rtol": 0.01, "atol": 1e-3} if mine.dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+        assert torch.allclose(other.flatten().double(), mine.flatten().double(), **near)
