@@ -142,9 +142,9 @@ class Engine:
     ) -> Exchanged:
         """Send rows to where they must meet. `name` is unique within the step.
 
-        route: (batch, origin=int) -> a table with an integer column `partition` in [0, partitions), which is removed.
-            `origin` is the ordinal of the batch's first row: shard position << 32 | row in the shard. A row's ordinal
-            names it within the step, whatever the workers. `state=` and `beside=` as in map_shards.
+        route: (batch, or one of Items, origin=int) -> a table with an integer column `partition` in [0, partitions), which is
+            removed. `origin` is the ordinal of the batch's first row: shard position << 32 | row in the shard. A row's
+            ordinal names it within the step, whatever the workers. `state=` and `beside=` as in map_shards.
 
         One indexed file per input shard, rows ordered by partition (stable), each partition read back by byte range: files
         grow with shards, not with shards × partitions. A partition reads its rows in order of input shard.
