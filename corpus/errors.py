@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "StorageError",
     "TaskError",
     "TrainError",
+    "say_line",
     "storage_error",
 ]
 
@@ -93,6 +95,11 @@ _STORAGE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE),
 }
+
+
+def say_line(text: str) -> None:
+    """A line on stderr in one write, as all ranks may speak at once: with PYTHONUNBUFFERED `print` writes its end apart."""
+    sys.stderr.write(text + "\n")
 
 
 def storage_error(error: OSError, path: Path | str, doing: str = "write") -> StorageError | None:

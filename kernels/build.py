@@ -22,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from corpus.errors import CorpusError
+from corpus.errors import CorpusError, say_line
 
 __all__ = ["BuildError", "build", "built", "compile_cuda"]
 
@@ -114,7 +114,7 @@ def architectures(nvcc: str) -> list[str]:
         raise BuildError(f"{nvcc} lists {sorted(listed)}; one of {', '.join(ARCHITECTURES)} expected: install CUDA 12.8")
     if unknown:
         said = f"{nvcc} does not know {', '.join(unknown)}, which take CUDA 12.8; the library is for {', '.join(known)} only"
-        print(f"kernels: {said}", file=sys.stderr, flush=True)
+        say_line(f"kernels: {said}")
     return known
 
 
@@ -157,7 +157,7 @@ def main(arguments: list[str]) -> int:
         except BuildError as error:
             if kind == "cuda":  # asked for where there is an nvcc; without, a GPU would be a slow one
                 raise
-            print(f"kernels: cpu not built; plain torch (kernels/reference.py) computes there. {error}", file=sys.stderr)
+            say_line(f"kernels: cpu not built; plain torch (kernels/reference.py) computes there. {error}")
             continue
         print(f"kernels: {library}" if library else f"kernels: {kind} not built, {missing[kind]}", flush=True)
     return 0

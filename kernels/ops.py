@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import math
 import os
-import sys
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from corpus.errors import say_line
 from kernels import reference, registered
 
 __all__ = ["combine", "drop", "experts", "gate", "permute", "route", "swiglu_weighted"]
@@ -37,7 +37,7 @@ def _decided(device: str) -> bool:
     if choice not in ("compiled", "reference"):
         raise ValueError(f"CORPUS_KERNELS={choice!r}; compiled or reference expected")
     if choice == "reference" and device in ("cpu", "cuda"):
-        print(f"kernels: CORPUS_KERNELS=reference: plain torch computes on {device}", file=sys.stderr, flush=True)
+        say_line(f"kernels: CORPUS_KERNELS=reference: plain torch computes on {device}")
     return choice == "compiled" and device in ("cpu", "cuda") and registered.library(device) is not None
 
 

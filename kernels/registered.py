@@ -7,12 +7,12 @@ with register_autograd costs 38 us a call, one of torch.library.Library under a 
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from corpus.errors import say_line
 from kernels.build import built
 from kernels.check import disagreements
 from kernels.native import KernelError, Library, Router
@@ -65,7 +65,7 @@ def library(device: str) -> Library | None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"kernels: {text}\n")  # in one write, for every rank says it (`print` makes two if unbuffered)
+    say_line(f"kernels: {text}")
 
 
 _FRAGMENT = torch.library.Library("moe", "FRAGMENT")

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from corpus.errors import ConfigError, CorpusError
+from corpus.errors import ConfigError, CorpusError, say_line
 from train.config import TrainConfig, apply_settings
 
 __all__ = ["load_recipe", "main"]
@@ -154,11 +154,6 @@ def _plan(arguments: list[str]) -> int:
     return plan(arguments)
 
 
-def _say(text: str) -> None:
-    """A line in one write: all ranks end at once, and with PYTHONUNBUFFERED `print` writes the line's end by itself."""
-    sys.stderr.write(text + "\n")
-
-
 # What may stand first instead of a recipe. A recipe of that name is reached as NAME:recipe.
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {"evaluate": _evaluate, "inspect": _inspect, "plan": _plan}
 
@@ -174,10 +169,10 @@ def main(arguments: list[str] | None = None) -> int:
             _train(words)
         sys.stdout.flush()  # here, where a broken pipe is understood
     except CorpusError as error:
-        _say(f"error: {error}")
+        say_line(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("interrupted; run again to go on from the newest checkpoint")
+        say_line("interrupted; run again to go on from the newest checkpoint")
         return 130
     except BrokenPipeError:  # `python -m train plan … | head`
         from corpus.__main__ import stop_writing
