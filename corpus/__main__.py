@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "print the funnel, write report.html",
         "Print the funnel and write one HTML page with plots to the root; or print what one step says of itself.",
     )
-    reports.add_argument("step", nargs="?", help="a step that says more than the funnel does, e.g. select_recall_math_3")
+    reports.add_argument("step", nargs="?", help="one step and its notes: mix (shares, epochs), select_recall_math_3, …")
     explains = verb(
         "explain",
         "follow one document through every step",
@@ -207,7 +207,7 @@ def _print_funnel(last: Ends, reports: dict[str, Report]) -> None:
 
 
 def _report(last: Ends, root: Path, recipe: str, name: str | None) -> None:
-    from corpus.funnel import page
+    from corpus.funnel import page, print_step
     from corpus.shards import atomic
 
     records = {step.name: record for step in walk(last) if (record := read_record(root, step)) is not None}
@@ -219,9 +219,14 @@ def _report(last: Ends, root: Path, recipe: str, name: str | None) -> None:
     }
     told["html"] |= {f"training {p.parent.name}": _said(p) for p in sorted((root / "train").glob("*/report.html"))}
     if name is not None:
-        if name not in told["txt"]:
-            raise ConfigError(f"step {name} has no report of its own; these have: {', '.join(told['txt']) or 'none'}")
-        print(told["txt"][name], end="")
+        if name not in (steps := [step.name for step in walk(last)]):
+            raise ConfigError(f"no step {name} in {recipe}; it has: {', '.join(steps)}")
+        if name not in records:
+            raise ConfigError(f"step {name} has not been made under {root}; corpus run {recipe} --until {name} --root {root}")
+        if name in told["txt"]:
+            print(told["txt"][name], end="")
+        else:
+            print_step(name, Report.from_dict(records[name]["report"]))
         return
     reports = {name: Report.from_dict(record["report"]) for name, record in records.items()}
     keys = ("step", "stage", "revision", "fingerprint", "config", "finished", "versions", "host")
@@ -230,8 +235,7 @@ def _report(last: Ends, root: Path, recipe: str, name: str | None) -> None:
     with atomic(path) as temporary:
         temporary.write_text(page(recipe, reports, plan_rows, told["html"]), "utf-8")
     _print_funnel(last, reports)  # after the page: `corpus report | head` ends here
-    if told["txt"]:
-        print(f"more: corpus report {recipe} STEP, for STEP one of {', '.join(told['txt'])}")
+    print(f"more: corpus report {recipe} STEP" + (f", most for {', '.join(told['txt'])}" if told["txt"] else ""))
     print(f"page: {path}")
 
 

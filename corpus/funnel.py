@@ -1,4 +1,4 @@
-"""The funnel: every step's documents, bytes, drops by reason, seconds and MB/s, as a table and as one HTML page."""
+"""The funnel, as a table and as one HTML page: documents, bytes, drops by reason, seconds and MB/s; and one step's notes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from corpus.report import Report, human_bytes, human_seconds
 
-__all__ = ["page", "print_table"]
+__all__ = ["page", "print_step", "print_table"]
 
 HEADINGS = ("step", "read", "written", "text in", "text out", "dropped, by reason (% of read)", "seconds", "MB/s", "memory")
 
@@ -39,18 +39,53 @@ def _cells(name: str, report: Report) -> tuple[str, ...]:
 
 def print_table(reports: dict[str, Report], console: Console | None = None) -> None:
     """The funnel on the console; a plain grid, wide enough not to fold, where it is not a terminal."""
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=160)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if i in (0, 5) else "right", overflow="fold", no_wrap=i != 5)
-    for name, report in reports.items():
-        table.add_row(*(cell.replace("[", "\\[") for cell in _cells(name, report)))
-    console.print(table)
+    console = console or _console()
+    console.print(_table(HEADINGS, [_cells(name, report) for name, report in reports.items()], left=(0, 5), folded=5))
     total = sum(report.seconds for report in reports.values())
     console.print(f"{len(reports)} steps, {human_seconds(total)} when they were made")
+
+
+def print_step(name: str, report: Report, console: Console | None = None) -> None:
+    """A step's line of the funnel, and its notes: a table for each that is made of rows, a line for each other."""
+    console = console or _console()
+    console.print(_table(HEADINGS, [_cells(name, report)], left=(0, 5), folded=5))
+    for note, value in report.notes.items():
+        rows = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+        if rows and all(isinstance(row, dict) for _, row in rows):
+            keys = list(dict.fromkeys(key for _, row in rows for key in row))
+            cells = [(str(first), *(_plain(row.get(key)) for key in keys)) for first, row in rows]
+            words = [i for i, key in enumerate(keys, start=1) if any(isinstance(row.get(key), str) for _, row in rows)]
+            console.print(_table((note, *keys), cells, left=(0, *words), folded=len(keys)))
+        else:
+            console.print(f"{note}: {_plain(value)}", markup=False, highlight=False)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]], left: tuple[int, ...], folded: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        justify: Any = "left" if i in left else "right"
+        table.add_column(heading.replace("[", "\\["), justify=justify, overflow="fold", no_wrap=i != folded)
+    for cells in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+    return table
+
+
+def _plain(value: Any) -> str:
+    """A value of a note as a reader writes it; what holds others in one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, (int, float, list, dict)):
+        return str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def page(title: str, reports: dict[str, Report], plan: list[dict[str, Any]], sections: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shlex
@@ -11,8 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from corpus.__main__ import main, parser
+from corpus.funnel import print_step
+from corpus.report import Report
 
 RECIPE = "tests.toys.recipe"
 HERE = Path(__file__).resolve().parents[1]
@@ -60,12 +64,36 @@ def test_what_a_step_says_itself_is_in_the_report(tmp_path: Path, capsys: pytest
     (folder / "report.txt").write_text("letters: é\n", "utf-8")
     capsys.readouterr()
     assert main(["report", RECIPE, *root]) == 0
-    assert "more: corpus report tests.toys.recipe STEP, for STEP one of sift\n" in capsys.readouterr().out
+    assert "more: corpus report tests.toys.recipe STEP, most for sift\n" in capsys.readouterr().out
     assert "<h2>sift</h2><p>of letters</p>" in (tmp_path / "report.html").read_text()
     assert main(["report", RECIPE, "sift", *root]) == 0
     assert capsys.readouterr().out == "letters: é\n"
-    assert main(["report", RECIPE, "merge", *root]) == 1
-    assert "step merge has no report of its own; these have: sift" in capsys.readouterr().err
+    assert main(["report", RECIPE, "merge", *root]) == 0
+    assert "merged into" in capsys.readouterr().out
+    assert main(["report", RECIPE, "nosuch", *root]) == 1
+    assert "no step nosuch in tests.toys.recipe; it has: " in capsys.readouterr().err
+    assert main(["report", RECIPE, "merge", *root, "--set", "sift.letters=ab"]) == 1
+    assert "step merge has not been made under" in capsys.readouterr().err
+
+
+def test_a_steps_notes_are_told_as_tables_and_lines() -> None:
+    """Every figure of the notes is on the console, rows as rows, and text that looks like markup as it is."""
+    notes = {
+        "sources": {"code": {"tokens": 1234567, "share": 0.60123}, "math [old]": {"tokens": 8, "long": 5}},
+        "ngrams": [{"ngram": "[b]def[/b] f", "documents": 3}],
+        "cut": 0.25,
+        "held": None,
+        "accepted": ["a.example", "[red]b"],
+        "setting": {"dim": 16, "fast": True},
+        "nothing": [],
+    }
+    told = io.StringIO()
+    print_step("mix", Report(read=5, kept=5, notes=notes), Console(width=160, file=told))
+    lines = [" ".join(line.split()) for line in told.getvalue().splitlines()]
+    assert {"sources tokens share long", "code 1,234,567 0.60123 none", "math [old] 8 none 5"} <= set(lines)
+    assert {"ngrams ngram documents", "0 [b]def[/b] f 3"} <= set(lines)
+    assert {"cut: 0.25", "held: none", "accepted: a.example, [red]b"} <= set(lines)
+    assert {"setting: dim 16, fast True", "nothing: none"} <= set(lines)
 
 
 @pytest.mark.parametrize(
