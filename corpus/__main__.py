@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.engine import Engine, LocalEngine
-from corpus.errors import ConfigError, CorpusError
+from corpus.errors import NO_CREDENTIALS, ConfigError, CorpusError
 from corpus.progress import Lines
 from corpus.report import Report
 from corpus.runner import Planned, plan, read_record, run
@@ -65,6 +65,18 @@ def parser() -> argparse.ArgumentParser:
         help="Ray workers on this machine (default: one per CPU); 0 runs everything in this process, for debugging. "
         "With RAY_ADDRESS set, that cluster is used.",
     )
+    runs.add_argument(
+        "--task-memory",
+        type=float,
+        metavar="GB",
+        help="memory to set aside for each task, so that a node runs no more of them than it has room for",
+    )
+    runs.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="HOURS",
+        help="end the run, naming the shard, when a task has not ended this long after it was handed to Ray (default: none)",
+    )
     reports = verb(
         "report",
         "print the funnel, write report.html",
@@ -90,6 +102,9 @@ def load_recipe(name: str, settings: list[str]) -> Step:
     if make is None or not callable(make):
         functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
         raise ConfigError(f"{module_name} has no function {function or 'recipe'!r}; it has: {', '.join(functions) or 'none'}")
+    parameters = inspect.signature(make).parameters.values()
+    if needed := [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]:
+        raise ConfigError(f"{name} takes {', '.join(needed)}; a function without arguments that returns the last Step expected")
     made: Any = make()
     if not isinstance(made, Step):
         raise ConfigError(f"{name} returns a {type(made).__name__}, a Step expected; python -m train runs training recipes")
@@ -149,6 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `corpus plan | head`
         stop_writing()
         return int(options.verb == "run")  # which may not have come to its end
+    except Exception as error:
+        if "://" not in options.root or not (isinstance(error, OSError) or type(error).__name__ in NO_CREDENTIALS):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        print(f"corpus: cannot use {options.root}: {said}. Look at it, or give another --root.", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -174,6 +195,9 @@ def _print_plan(last: Ends, root: Path) -> None:
 def _run(last: Ends, options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 0:
         raise ConfigError(f"--workers {options.workers}: 0 (this process) or more expected")
+    for flag, value in (("--task-memory", options.task_memory), ("--time-limit", options.time_limit)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{flag} {value:g}: more than 0 expected")
     progress = Lines()
     engine: Engine
     if options.workers == 0:
@@ -181,7 +205,9 @@ def _run(last: Ends, options: argparse.Namespace) -> None:
     else:
         from corpus.engine_ray import RayEngine
 
-        engine = RayEngine(options.root, progress, workers=options.workers)
+        memory = None if options.task_memory is None else int(options.task_memory * 1e9)
+        limit = None if options.time_limit is None else options.time_limit * 3600
+        engine = RayEngine(options.root, progress, workers=options.workers, task_memory=memory, time_limit_s=limit)
     ran: list[str] = []
 
     def announce(row: Planned) -> None:

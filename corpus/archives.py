@@ -12,7 +12,7 @@ import glob
 import gzip
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import fsspec
@@ -60,10 +60,10 @@ def find_files(where: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     return [where] if os.path.exists(where) else []
 
 
-def archives_at(paths: Iterable[str]) -> list[Archive]:
-    """Each path once, in order. A local file goes by its last name, unless another has the same."""
+def archives_at(paths: Iterable[str], ours: Collection[str] = ()) -> list[Archive]:
+    """Each path once, in order. A local file, or one of `ours`, goes by its last name, unless another has the same."""
     unique = list(dict.fromkeys(paths))
-    names = [path if is_remote(path) else os.path.basename(path) for path in unique]
+    names = [path if is_remote(path) and path not in ours else os.path.basename(path) for path in unique]
     return [Archive(name if names.count(name) == 1 else path, path) for name, path in zip(names, unique, strict=True)]
 
 

@@ -25,9 +25,9 @@ import pyarrow as pa
 from corpus.errors import CorpusError, CorruptFile, TaskError
 from corpus.exchange import Exchanged
 from corpus.report import Report
-from corpus.shards import Shards, StepShards, as_path, is_local, step_files
+from corpus.shards import Items, Shards, StepShards, as_path, is_local, refresh, step_files
 from corpus.step import Step
-from corpus.tasks import ReduceTask, ShardTask, run_convert, run_map, run_reduce, run_route
+from corpus.tasks import ReduceTask, ShardTask, forget_others, run_convert, run_map, run_reduce, run_route
 
 __all__ = ["Engine", "LocalEngine", "Progress", "Task"]
 
@@ -126,6 +126,8 @@ class Engine:
         for i, name in enumerate(inputs.names):
             shard = ShardTask(judge, inputs.only(name), name, i, out, setup, beside, columns)
             tasks.append(Task(name, run_map, (shard,), inputs.weight(name)))
+        if isinstance(inputs, Items):  # there may have been more of them when an earlier run began
+            forget_others(out, inputs.names)
         return self._gather(out.name, tasks)
 
     def exchange(
@@ -212,6 +214,7 @@ class Engine:
                 self.progress.advance(reports[task.name], task.weight)
         finally:
             self.progress.end()
+            refresh(self.root)
         for name in sorted(reports):  # the order of names, not of completion
             total.add(reports[name])
         self.spent.task_seconds += total.task_seconds

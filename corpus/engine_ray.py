@@ -7,7 +7,7 @@ task is due, so that a recipe with nothing to do never pays for it.
     back-pressure   at most 2 × CPUs tasks submitted; largest first, so that the last one to finish is a small one
     retries         a lost worker or node: Ray reruns the task (tasks leave the same bytes however often they run), a few
                     times where it was killed for memory; an error raised by the task is not retried, it would be raised again
-    time limit      a task past `time_limit_s` is killed and the run ends with its name
+    time limit      a task that has not ended `time_limit_s` after it was submitted is killed and the run ends with its name
     memory          `task_memory` bytes are reserved per task, so that a node runs no more than it has room for
     stragglers      a task that takes five times the median, and over a minute, is named once
 """
@@ -45,7 +45,7 @@ class RayEngine(Engine):
         *,
         workers: int | None = None,
         task_memory: int | None = None,
-        time_limit_s: float = 6 * 3600,
+        time_limit_s: float | None = None,
     ) -> None:
         super().__init__(root, progress)
         self.workers = workers or os.cpu_count() or 1
@@ -130,7 +130,7 @@ class RayEngine(Engine):
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except ray.exceptions.OutOfMemoryError as error:
-            advice = "give each task more room: fewer workers, or a larger task_memory"
+            advice = "give each task more room: fewer workers, or a larger --task-memory"
             seen = str(error).partition("\n")[0]  # pages follow
             raise TaskError(f"task {task.name} was killed for memory each time: {seen}; {advice}", task=task.name) from error
         except ray.exceptions.RayError as error:
@@ -142,10 +142,10 @@ class RayEngine(Engine):
         usual = statistics.median(finished) if finished else 0.0
         for task, since in running.values():
             took = time.monotonic() - since
-            if took > self.time_limit_s:
+            if self.time_limit_s is not None and took > self.time_limit_s:
                 raise TaskError(
-                    f"task {task.name} ran for {took:.0f} s, the limit is {self.time_limit_s:.0f} s; it reads "
-                    f"{task.weight / 1e6:.1f} MB. Look at that shard, or raise time_limit_s.",
+                    f"task {task.name} has not ended in {took:.0f} s, the limit is {self.time_limit_s:.0f} s; it reads "
+                    f"{task.weight / 1e6:.1f} MB. Look at that shard, or raise --time-limit.",
                     task=task.name,
                 )
             if finished and task.name not in named and took > max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * usual):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "NO_CREDENTIALS",
     "ConfigError",
     "ConservationError",
     "CorpusError",
@@ -91,6 +92,7 @@ class RootBusy(CorpusError):
     """Another run holds the step and will not let go."""
 
 
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")  # botocore's, which may not be installed
 _STORAGE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE),

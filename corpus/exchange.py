@@ -118,7 +118,8 @@ class Exchanged:
 
     def read(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         table = self.table(int(name), columns)
-        batches = table.to_batches()
+        if len(batches := table.to_batches()) > 1:  # a column of URLs or labels passes 2 GiB, which 32-bit offsets cannot hold
+            batches = table.cast(_large(table.schema)).combine_chunks().to_batches()
         yield batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
     def weight(self, name: str) -> int:
@@ -126,6 +127,12 @@ class Exchanged:
 
     def only(self, name: str) -> Exchanged:
         return self
+
+
+def _large(schema: pa.Schema) -> pa.Schema:
+    """The schema with 64-bit offsets in every column of strings."""
+    large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+    return pa.schema([field.with_type(large.get(field.type, field.type)) for field in schema])
 
 
 @dataclasses.dataclass(frozen=True)

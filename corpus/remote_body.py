@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import fsspec
 
-from corpus.errors import InputError, StorageError
+from corpus.errors import NO_CREDENTIALS, InputError, StorageError
 from corpus.pace import SLOWEST_S, Access, Pace, retry_after
 
 __all__ = ["Body", "Copy", "failure"]
@@ -29,7 +29,6 @@ _STEP = 1 << 20  # of a stream
 _REFUSED = frozenset((403, 408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _HOPELESS = (FileNotFoundError, ValueError, TypeError, ImportError, NotImplementedError)
-_UNNAMED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")  # botocore's, which may not be installed
 
 
 class Copy:
@@ -169,7 +168,7 @@ class Body:
         """Slow down, or give up."""
         status = getattr(error, "status", None)
         refused = not isinstance(status, int) or not 400 <= status < 500 or status in _REFUSED
-        if isinstance(error, _HOPELESS) or type(error).__name__ in _UNNAMED or not refused:
+        if isinstance(error, _HOPELESS) or type(error).__name__ in NO_CREDENTIALS or not refused:
             raise failure(self.where, self.position, _said(error)) from error
         self._spend(self.pace.clock() - self.heard)
         self.pace.refused(self.host, retry_after(error))

@@ -25,7 +25,7 @@ from corpus.errors import ConservationError, CorruptFile, StorageError, storage_
 from corpus.lock import hold
 from corpus.plan import INPUTS, Planned, plan, read_record, state_of, upstream_outputs
 from corpus.report import Report
-from corpus.shards import FileRecord, as_path, is_local, open_checked, read_json, record_file, write_json
+from corpus.shards import FileRecord, as_path, is_local, open_checked, read_json, record_file, refresh, write_json
 from corpus.step import Ends, Step, canonical, stage_of, upstream, walk
 
 __all__ = ["Planned", "plan", "read_record", "run"]
@@ -113,6 +113,7 @@ def _is_whole(out: Path, path: Path) -> bool:
 def _run_step(step: Step, engine: Engine) -> None:
     out = engine.folder(step)
     with hold(out, engine.progress.say):
+        refresh(engine.root)
         if state_of(engine.root, step)[0] == "done":
             return  # another run finished it while this one waited
         (out / "step.json").unlink(missing_ok=True)
@@ -138,7 +139,7 @@ def _begin(step: Step, engine: Engine, out: Path) -> None:
     """Note what the step is made from. Shards left by an earlier run that were made from something else go."""
     inputs = upstream_outputs(engine.root, step)
     if read_json(out / INPUTS) not in (None, inputs):
-        for entry in list(out.iterdir()):
+        for entry in sorted(out.iterdir(), key=lambda entry: entry.name == INPUTS):  # which says that the others have to go
             if entry.is_dir():
                 _remove(entry)
             elif entry.name != ".lock":
@@ -192,11 +193,8 @@ def _verify(step: Step, engine: Engine, report: Report, files: list[FileRecord])
     unknown = set(report.dropped) - set(stage_of(step).REASONS)
     if unknown:
         raise ConservationError(f"step {step.name} drops for {', '.join(sorted(unknown))}, not among its REASONS")
-    expected: int | None = None
-    if not report.used:
-        counts = [_documents(engine.root, other) for other in upstream(step)]
-        expected = sum(n for n in counts if n is not None) if any(n is not None for n in counts) else None
-    report.check(step.name, expected)
+    counts = [n for other in upstream(step) if (n := _documents(engine.root, other)) is not None]
+    report.check(step.name, sum(counts) if counts else None)
     rows = {kind: sum(f.rows for f in files if f.path.startswith(kind + "/")) for kind in ("shards", "dropped")}
     has_shards = any(f.path.startswith("shards/") for f in files)
     if has_shards and rows["shards"] != report.written:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 import xxhash
 from upath import UPath
 
-from corpus.errors import CorruptFile, InputError, storage_error
+from corpus.errors import ConfigError, CorruptFile, InputError, storage_error
 
 __all__ = [
     "BATCH_BYTES",
@@ -44,9 +44,11 @@ __all__ = [
     "atomic",
     "check_file",
     "is_local",
+    "last_evidence",
     "read_array",
     "read_json",
     "record_file",
+    "refresh",
     "step_files",
     "touched",
     "write_array",
@@ -63,13 +65,29 @@ _STATISTICS = ["id", "repo", "lang"]
 
 
 def as_path(where: str | os.PathLike[str]) -> Path:
-    """A local Path, or a UPath (same interface over fsspec) where there is a URL scheme."""
+    """A local Path, or a UPath (same interface over fsspec) where there is a URL scheme other than file."""
+    if isinstance(where, UPath):  # which is no os.PathLike where it is remote
+        return where  # type: ignore[return-value]
     text = os.fspath(where)
-    return UPath(text) if "://" in text else Path(text)  # type: ignore[return-value]
+    scheme, found, rest = text.partition("://")
+    if not found or scheme == "file":
+        return Path(rest if found else text)
+    try:
+        path = UPath(text)
+        path.fs  # noqa: B018  # made here, where it can be told what is missing
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{text}: {error}; a folder, or a URL that fsspec can open, expected") from error
+    return path  # type: ignore[return-value]
 
 
 def is_local(path: Path) -> bool:
     return getattr(path, "protocol", "") in ("", "file")
+
+
+def refresh(path: Path) -> None:
+    """Forget what was listed below a remote path: other processes, workers among them, have written there since."""
+    if not is_local(path):
+        path.fs.invalidate_cache()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -228,6 +246,16 @@ def step_files(folder: Path, kind: str) -> tuple[FileRecord, ...] | None:
     if record is None:
         return None
     return tuple(FileRecord(**file) for file in record["files"] if f"{file['path']}/".startswith(f"{kind}/"))
+
+
+def last_evidence(folder: Path, reason: str) -> str:
+    """What the last document dropped for `reason` says, of those below `folder`; "unknown" where there is none."""
+    for path in sorted((folder / "dropped").glob("*.parquet"), reverse=True):
+        with path.open("rb") as file:
+            table = pq.read_table(file, columns=["evidence"], filters=[("reason", "=", reason)])
+        if table.num_rows:
+            return str(table.column("evidence")[-1].as_py())
+    return "unknown"
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

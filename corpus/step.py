@@ -155,12 +155,12 @@ def canonical(value: Any, where: str) -> Any:
 def until(last: Ends, name: str) -> tuple[Step, ...]:
     """The steps of a recipe that `name` means, less those that others of them need.
 
-    name: a step's, a stage's (every step of it), or a stage's verb, what stands before its first "_" (crawl, filter, dedup).
+    name: a stage's (every step of it, whatever it is called), a step's, or a stage's verb, before its first "_" (crawl).
     """
     steps = walk(last)
     stages = {step.name: stage_of(step).__name__.rpartition(".")[2] for step in steps}
-    for means in (lambda s: s.name, lambda s: stages[s.name], lambda s: stages[s.name].partition("_")[0]):
-        if meant := [step for step in steps if means(step) == name]:
+    for means in (lambda s: (s.name, stages[s.name]), lambda s: (stages[s.name].partition("_")[0],)):
+        if meant := [step for step in steps if name in means(step)]:
             needed = {other.name for step in meant for other in walk(step) if other is not step}
             return tuple(step for step in meant if step.name not in needed)
     kinds = sorted(set(stages.values()))

@@ -1,6 +1,7 @@
 """What one task of a verb does, wherever it runs: read a shard, let the stage work, publish files, then say that it is done.
 
 done/NAME.json is written last. A task that finds it, and the files it lists whole, returns the report in it and does nothing.
+Items are named by their position only, so it also says which item it was: a listing may have changed since a run was stopped.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from corpus.document import text_bytes
 from corpus.errors import CorruptFile, storage_error
 from corpus.exchange import Exchanged, write_exchanged
 from corpus.report import Report
-from corpus.shards import FileRecord, Shards, StepShards, check_file, read_json, record_file, write_json
+from corpus.shards import FileRecord, Items, Shards, StepShards, check_file, read_json, record_file, write_json
 from corpus.write import ShardWriter, absorb, clear_peak, peak_memory
 
-__all__ = ["ReduceTask", "ShardTask", "run_convert", "run_map", "run_reduce", "run_route"]
+__all__ = ["ReduceTask", "ShardTask", "forget_others", "run_convert", "run_map", "run_reduce", "run_route"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,11 @@ class ShardTask:
     beside: Exchanged | None = None
     columns: list[str] | None = None
     partitions: int = 0  # of an exchange
+
+    @property
+    def item(self) -> str | None:
+        """A checksum of what an item says of itself."""
+        return xxhash.xxh3_64_hexdigest(repr(next(self.batches()))) if isinstance(self.inputs, Items) else None
 
     def batches(self) -> Iterator[Any]:
         return self.inputs.read(self.name, self.columns)
@@ -151,7 +158,7 @@ def _recorded(task: ShardTask, work: Callable[[Report], list[FileRecord]]) -> di
     report = Report()
     damage: list[str] = []
     try:
-        if (earlier := _finished(task.folder, done)) is not None:
+        if (earlier := _finished(task, done)) is not None:
             return earlier
     except CorruptFile as error:
         damage.append(str(error))
@@ -163,21 +170,29 @@ def _recorded(task: ShardTask, work: Callable[[Report], list[FileRecord]]) -> di
         raise storage_error(error, task.folder) or error from error
     report.task_seconds = time.perf_counter() - started
     report.peak_memory = peak_memory()
-    write_json(done, {"files": [dataclasses.asdict(file) for file in files], "report": report.as_dict()})
+    said = {"files": [dataclasses.asdict(file) for file in files], "report": report.as_dict(), "item": task.item}
+    write_json(done, said)
     if damage:  # told by this run, not by every later one that finds the shard done
         report.notes["rebuilt"] = damage
     return report.as_dict()
 
 
-def _finished(folder: Path, done: Path) -> dict[str, Any] | None:
+def _finished(task: ShardTask, done: Path) -> dict[str, Any] | None:
     """The report of a task that ended well; None when there is none, CorruptFile when its files are no longer whole."""
     record = read_json(done)
-    if record is None:
+    if record is None or record.get("item") != task.item:
         return None
     for file in record["files"]:
-        check_file(folder, FileRecord(**file))
+        check_file(task.folder, FileRecord(**file))
     report: dict[str, Any] = record["report"]
     return report
+
+
+def forget_others(folder: Path, names: list[str]) -> None:
+    """What is said to be done and is none of `names`: the runner then deletes its shards."""
+    for done in (folder / "done").glob("*.json"):
+        if done.stem not in names:
+            done.unlink()
 
 
 @functools.lru_cache(maxsize=2)

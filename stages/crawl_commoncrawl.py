@@ -54,12 +54,12 @@ from corpus.archives import SUFFIXES, Archive, archives_at, chosen, find_files, 
 from corpus.cdx import CAPTURES, Capture, Pattern, from_api, from_parquet, listed
 from corpus.document import Verdict, verdict_of
 from corpus.engine import Engine
-from corpus.errors import ConfigError, InputError
+from corpus.errors import ConfigError, CorruptFile, InputError
 from corpus.page import PAGE, Rules, failed, page
 from corpus.page import REASONS as PAGE_REASONS
 from corpus.remote import Access, Remote, is_remote
 from corpus.report import Report
-from corpus.shards import BATCH_BYTES, Items, atomic
+from corpus.shards import BATCH_BYTES, FileRecord, Items, atomic, check_file, last_evidence, read_json, record_file, write_json
 from corpus.step import Step
 from corpus.warc import KINDS, Record, records
 
@@ -70,7 +70,7 @@ REASONS = ("fetch_failed", *PAGE_REASONS)
 
 _ROWS = 1 << 16  # in a batch, when pages are tiny or dropped
 _PER_TASK = 512  # single records: a minute, at ten requests a second
-_CAPTURES = "captures.parquet"
+_CAPTURES, _SEAL = "captures.parquet", ".captures.json"
 _LOOKED_UP = CAPTURES.append(pa.field("against", pa.string()))
 _TEXT = PAGE.get_field_index("text")
 
@@ -248,31 +248,37 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     notes: dict[str, Any] = {}
     captures: list[Capture] = []
     if config.urls:
-        if not (out / _CAPTURES).exists():  # a resumed run keeps to what the first was told
+        if not _listed(out, engine):  # a resumed run keeps to what the first was told
             work = functools.partial(look_up, config=config)
             told = engine.exchange(work, Items(_indexes(config)), out, name="index", partitions=1)
             _write_captures(out / _CAPTURES, told.table(0))
+            write_json(out / _SEAL, dataclasses.asdict(record_file(out, out / _CAPTURES, rows=0)))
         captures, notes = _read_captures(out / _CAPTURES)
     bundles = [tuple(captures[i : i + _PER_TASK]) for i in range(0, len(captures), _PER_TASK)]
     report = engine.map_shards(functools.partial(crawl, config=config), Items((*files, *bundles)), out)
     report.notes |= notes
     if lost := report.dropped.get("fetch_failed", 0):
         advice = f"correct what it says and delete {out} to ask again: with a `cache`, only for what did not come"
-        said = f"crawl_commoncrawl: {lost:,} files or records could not be had, the last: {_last_failure(out):.300}; {advice}"
-        engine.progress.say(said)
+        said = f"{lost:,} files or records could not be had, the last: {last_evidence(out, 'fetch_failed'):.300}"
+        engine.progress.say(f"crawl_commoncrawl: {said}; {advice}")
     return report
 
 
-def _last_failure(out: Path) -> str:
-    for path in sorted((out / "dropped").glob("*.parquet"), reverse=True):
-        table = pq.read_table(path, columns=["evidence"], filters=[("reason", "=", "fetch_failed")])
-        if table.num_rows:
-            return str(table.column("evidence")[-1].as_py())
-    return "unknown"
+def _listed(out: Path, engine: Engine) -> bool:
+    """Whether an earlier run asked the index, and what it was told is still as it was written."""
+    try:
+        record = read_json(out / _SEAL)
+        if record is not None:
+            check_file(out, FileRecord(**record))
+    except CorruptFile as error:
+        engine.progress.say(f"damaged: {error}")
+        return False
+    return record is not None
 
 
 def _archives(config: Config, engine: Engine) -> list[Archive]:
     found: list[str] = []
+    ours: list[str] = []  # of steps, under whatever root
     for where in config.warcs:
         if isinstance(where, Step):
             folder = engine.folder(where)
@@ -280,9 +286,10 @@ def _archives(config: Config, engine: Engine) -> list[Archive]:
             if not written:
                 raise InputError(f"step {where.name} wrote no web archives ({', '.join(SUFFIXES)}) to {folder}")
             found += written
+            ours += written
         else:
             found += find_files(where)
-    archives = archives_at(found)
+    archives = archives_at(found, ours)
     if config.paths is not None:
         lines = read_listing(config.paths, Remote(config.access))
         for line in chosen(lines, config.first, config.count, config.sample, config.seed):

@@ -42,7 +42,7 @@ from corpus.report import Report
 from corpus.repository import Repository, file_url, is_git, public_url, read_listing, resolve_all
 from corpus.repository_files import REASONS as FILE_REASONS
 from corpus.repository_files import File, Limits, git_files, path_text, root_files, tree_files
-from corpus.shards import BATCH_BYTES, Items, as_path
+from corpus.shards import BATCH_BYTES, Items, as_path, last_evidence
 from corpus.vendored import is_generated, is_vendored
 
 __all__ = ["REASONS", "REVISION", "Config", "check", "crawl", "documents", "run"]
@@ -305,4 +305,11 @@ def run(config: Config, out: Path, engine: Engine) -> Report:
     bundles = tuple(tuple(repositories[i : i + step]) for i in range(0, len(repositories), step))
     report = engine.map_shards(functools.partial(crawl, config=config), Items(bundles), out)
     report.notes["repositories"] = len(repositories)
+    if lost := report.dropped.get("repository_failed", 0):
+        last = last_evidence(out, "repository_failed")
+        said = f"{lost:,} of {len(repositories):,} repositories could not be had, the last: {last:.300}"
+        advice = f"correct what it says and delete {out} to ask for all of them again"
+        if lost == len(repositories):
+            raise InputError(f"{said}; {advice}")
+        engine.progress.say(f"crawl_github: {said}; {advice}")
     return report

@@ -40,7 +40,7 @@ from corpus.document import Verdict, document_id, text_buffers
 from corpus.draw import Weighed, draw_keys, weigh
 from corpus.engine import Engine
 from corpus.errors import ConfigError, InputError
-from corpus.exchange import Exchanged, partitions_for
+from corpus.exchange import Exchanged, Together, partitions_for
 from corpus.report import Report
 from corpus.step import Step
 from corpus.tokenizer import Encoder, content_of, load_encoder, path_of
@@ -313,28 +313,6 @@ def _copies(batch: pa.RecordBatch, epoch_N: np.ndarray) -> tuple[pa.RecordBatch,
     zero = pa.array(np.zeros(len(new), np.int64))
     lineage = pa.table({"id": old.cast(pa.string()), "into": new, "start": zero, "stop": length})
     return batch.set_column(batch.schema.get_field_index("id"), batch.schema.field("id"), new), lineage
-
-
-@dataclasses.dataclass(frozen=True)
-class Together:
-    """Several exchanges of as many partitions, read as one (Shards): partition p holds theirs, in order."""
-
-    parts: tuple[Exchanged, ...]
-
-    @property
-    def names(self) -> list[str]:
-        return self.parts[0].names
-
-    def read(self, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        table = pa.concat_tables([part.table(int(name)) for part in self.parts]).combine_chunks()
-        # More than one where a column of URLs or paths passes 2 GiB, which 32-bit offsets cannot hold in one piece.
-        yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-
-    def weight(self, name: str) -> int:
-        return 1
-
-    def only(self, name: str) -> Together:
-        return self
 
 
 def run(config: Config, out: Path, engine: Engine) -> Report:

@@ -6,10 +6,14 @@ import gzip
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from corpus.engine import LocalEngine
 from corpus.errors import InputError
+from corpus.progress import Lines
+from corpus.runner import run
+from corpus.step import Step
 from stages.crawl_commoncrawl import Config
 from stages.crawl_commoncrawl import run as stage_run
 from tests.archive_servers import serving
@@ -77,6 +81,29 @@ def test_a_resumed_run_keeps_to_what_the_index_said_and_says_the_same(tmp_path: 
         index.unlink(missing_ok=True)  # the second run must not ask again
     assert [r.notes["captures"] for r in reports] == [r.notes["index_other_status"] for r in reports] == [1, 1]
     assert reports[0].kept == reports[1].kept == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_damaged_list_of_captures_is_asked_for_again(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is no Parquet any more, or a sound one that holds less than was told."""
+    archive(tmp_path / "x.warc.gz", response(PAGE, url="http://a.example/"))
+    size = (tmp_path / "x.warc.gz").stat().st_size
+    index = index_file(
+        tmp_path / "index.parquet", ["http://example.com/a"],
+        warc_filename=["x.warc.gz"], warc_record_offset=[0], warc_record_length=[size],
+    )  # fmt: skip
+    step = Step("crawl", Config(index=str(index), urls=("example.com/*",), prefix=f"{tmp_path}/"))
+    first = run(step, LocalEngine(tmp_path / "root"))["crawl"]
+    told = tmp_path / "root" / step.folder / "captures.parquet"
+    whole = told.read_bytes()
+    if damage == "cut":
+        told.write_bytes(whole[: len(whole) // 2])
+    else:
+        table = pq.read_table(told)
+        pq.write_table(table.slice(0, 0).replace_schema_metadata(table.schema.metadata), told)
+    again = run(step, LocalEngine(tmp_path / "root", Lines()))["crawl"]
+    assert told.read_bytes() == whole and again.kept == first.kept == 1
+    assert "damaged: " in capsys.readouterr().err
 
 
 def test_files_of_an_index_are_tasks_of_their_own(tmp_path: Path) -> None:

@@ -15,9 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from corpus.engine import LocalEngine
 from corpus.errors import ConfigError, CorpusError, InputError
+from corpus.progress import Lines
 from corpus.repository import Repository, credentials, file_url, is_git, public_url, read_listing, resolve, resolve_all
 from corpus.repository_files import REASONS, File, Limits, git_files, path_text, root_files, tree_files
+from stages import crawl_github
 from tests.git_servers import git, make_repository
 
 LIMITS = Limits(1 << 20, 1_000_000)
@@ -348,3 +351,20 @@ def test_stopping_early_leaves_no_process(odd: Path) -> None:
 def test_reasons_are_the_closed_list() -> None:
     assert list(REASONS) == sorted(REASONS)
     assert issubclass(InputError, CorpusError)
+
+
+def test_repositories_that_cannot_be_had_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a funnel of many they would be a number; and where there was none at all, nothing is done."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.py").write_text("x = 1\n")
+    there = Repository(path=f"{tmp_path}/there", name="there", kind="tree")
+    gone = Repository(url="http://127.0.0.1:9/gone.git", name="gone")
+    report = crawl_github.run(
+        crawl_github.Config(repositories=(there, gone), attempts=1), tmp_path / "one", LocalEngine(tmp_path, Lines())
+    )
+    assert report.dropped == {"repository_failed": 1} and report.kept == 1
+    assert "1 of 2 repositories could not be had, the last: " in capsys.readouterr().err
+    with pytest.raises(
+        InputError, match=r"1 of 1 repositories could not be had, the last: .*; correct what it says and delete"
+    ):
+        crawl_github.run(crawl_github.Config(repositories=(gone,), attempts=1), tmp_path / "two", LocalEngine(tmp_path))

@@ -256,11 +256,6 @@ def test_a_root_may_be_a_url(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}/root"
     run(recipe(), LocalEngine(url))
     root = as_path(url)
-    remote = {
-        f"{step.folder}/{p.parent.name}/{p.name}": p.read_bytes()
-        for step in walk(recipe())
-        for p in (root / step.folder).rglob("*.parquet")
-    }
-    assert remote == contents(tmp_path)
+    assert contents(root) == contents(tmp_path)
     assert all(not row.runs for row in plan(recipe(), root))
     assert list(explain(recipe(), root, "r0/file5.txt")) == list(explain(recipe(), tmp_path, "r0/file5.txt"))

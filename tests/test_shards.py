@@ -41,6 +41,17 @@ def test_exchange_delivers_each_row_once_in_order_of_sender(senders: list[list[i
         assert len(list(folder.iterdir())) == len(senders)  # files grow with senders, not with senders × partitions
 
 
+def test_a_partition_of_more_text_than_32_bits_count_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow then gives it in two pieces, which cannot be one column of strings: it becomes one of large ones."""
+    pieces = [
+        pa.table({"name": pa.array(names), "data": pa.array([b"x"] * 2), "n": [1, 2]}) for names in (["a", "b"], ["c", "d"])
+    ]
+    monkeypatch.setattr(Exchanged, "table", lambda *_: pa.concat_tables(pieces))
+    batches = list(Exchanged(Path("nowhere"), ("x",), 1).read("00000"))
+    assert [batch.column("name").to_pylist() for batch in batches] == [["a", "b", "c", "d"]]
+    assert batches[0].schema.types == [pa.large_string(), pa.large_binary(), pa.int64()]
+
+
 def test_a_partition_out_of_range_is_an_error(tmp_path: Path) -> None:
     table = pa.table({"row": [1, 2], "partition": [0, 7]})
     with pytest.raises(ConfigError, match=r"outside \[0, 5\)"):

@@ -12,7 +12,7 @@ from corpus.engine_ray import RayEngine
 from corpus.explain import explain
 from corpus.recall import read_record
 from corpus.runner import run
-from corpus.shards import read_json
+from corpus.shards import as_path, read_json
 from corpus.step import Step, walk
 from recipes import sample_pages
 from recipes.prose import natural_language, paper_shares, unique_pages
@@ -58,6 +58,18 @@ def test_ray_leaves_the_same_bytes(local: Path, tmp_path: Path) -> None:
     here, there = outputs(build(), local), outputs(build(), tmp_path)
     assert sorted(here) == sorted(there) and [name for name in here if here[name] != there[name]] == []
     assert {"train_recall_math_2/model.bin", "select_recall_code_2/report.html", "grow_seed_math_1/domains.yaml"} <= set(here)
+
+
+def test_a_root_in_an_object_store_has_the_same_bytes(local: Path) -> None:
+    """fsspec's memory:// stands for it: no local path, no rename, no lock. Folders written there stay for this process."""
+    root = as_path("memory://web/root")
+    run(build(), LocalEngine("memory://web/root"))
+    here, there = outputs(build(), local), outputs(build(), root)
+    assert sorted(here) == sorted(there) and [name for name in here if here[name] != there[name]] == []
+    mixed = next(s for s in walk(build()) if s.name == "mix")
+    table = pq.read_table(next((local / mixed.folder / "shards").glob("*.parquet")), columns=["id"])
+    page = table.column("id")[0].as_py()
+    assert list(explain(build(), root, page)) == list(explain(build(), local, page))
 
 
 def test_the_mix_has_the_papers_shares(local: Path) -> None:
