@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from corpus.errors import ConfigError
+from kernels import ops
 from tests.test_train_attention import TINY
 from tests.toys.recipe import recipe as toy_corpus
+from train import config
 from train.config import Layout, TrainConfig, apply_settings, check_layout, fingerprint, run_folder
 from train.model import make_model
 from train.optim import Optimizer
@@ -39,7 +41,8 @@ def test_what_a_bad_step_leads_to_is_not_part_of_the_fingerprint() -> None:
         assert fingerprint(dataclasses.replace(CONFIG, **change)) == fingerprint(CONFIG), change
     for change in ({"validation": 0.02}, {"clip": 2.0}, {"document_mask": True}, {"dtype": "bfloat16"}):
         assert fingerprint(dataclasses.replace(CONFIG, **change)) != fingerprint(CONFIG), change
-    assert fingerprint(CONFIG) == "9b9fa7b131770edf59e946207b7c922b"  # of before they were taken out
+    # A name that changes without REVISION or a new field loses a run its folder.
+    assert fingerprint(CONFIG) == "f502c1202bde3253d9f47f2236f821b8"
 
 
 def test_settings_are_typed_and_reach_the_run_the_model_and_the_corpus() -> None:
@@ -72,12 +75,21 @@ def test_settings_are_typed_and_reach_the_run_the_model_and_the_corpus() -> None
         ({"model.comm_loss_alpha": "0.1"}, "comm_loss_alpha=0.1: 0 with n_group=1"),
         ({"model.capacity_factor": "1.0"}, "capacity_factor=1.0: below n_group=1"),
         ({"model.capacity_factor": "2.5", "model.n_group": "2"}, "capacity_factor=2.5: below n_group=2"),
+        ({"model.n_routed_experts": "1024"}, "n_routed_experts=1024: at most 512 expected"),
+        ({"model.n_routed_experts": "32", "model.num_experts_per_tok": "17"}, "num_experts_per_tok=17: at most 16 expected"),
+        ({"fim_rate": "0.5", "fim_spm_rate": "1.5"}, "fim_spm_rate=1.5: from 0 to 1 expected"),
+        ({"fim_spm_rate": "0.5"}, "fim_spm_rate=0.5: 0 with fim_rate=0"),
+        ({"model.rope_theta": "1", "model.rope_factor": "4"}, "rope_theta=1.0: more than 1 expected"),
     ],
 )
 def test_bad_values_name_field_value_and_range(settings: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
         apply_settings(CONFIG, settings)
     assert says in str(error.value)
+
+
+def test_the_limits_are_those_of_the_kernels() -> None:
+    assert (config.MAX_EXPERTS, config.MAX_K) == (ops.MAX_EXPERTS, ops.MAX_K)
 
 
 def test_settings_that_act_are_accepted() -> None:

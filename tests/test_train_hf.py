@@ -259,6 +259,11 @@ def test_a_run_exports_and_the_next_starts_there(tmp_path: Path, capsys: pytest.
     assert named != fingerprint(changed)
     shutil.move(tmp_path / "hf", tmp_path / "moved")
     assert fingerprint(dataclasses.replace(second, init=str(tmp_path / "moved"))) == named
+    file = tmp_path / "moved" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert fingerprint(dataclasses.replace(second, init=str(tmp_path / "moved"))) != named  # same name, size and config
     with pytest.raises(ConfigError, match=r"nowhere: the folder of a Hugging Face checkpoint expected"):
         loop.train(toy(tmp_path / "run", init=str(tmp_path / "nowhere")), tmp_path)
     with pytest.raises(ConfigError, match="n_group 1 there, 2 here"):

@@ -250,16 +250,18 @@ def test_a_rank_that_dies_is_named_by_the_others(tmp_path: Path) -> None:
     assert "TrainError: rank 1 ended without a word" in error.replace("corpus.errors.", "")
 
 
-@pytest.mark.parametrize("end", ["killed", "an error", "told to stop"])
+@pytest.mark.parametrize("end", ["killed", "an error", "a bug", "told to stop"])
 def test_torchrun_names_the_rank_that_ended(tmp_path: Path, end: str) -> None:
     """torchrun stops the ranks that are left with SIGTERM, as it does when it is stopped itself: only that is an interrupt."""
     begun = case(tmp_path, "ended", {}, config={**CONFIG, "steps": 100_000, "checkpoint_every": 100_000})
     (tmp_path / "ended_recipe.py").write_text(
-        "import json, os, time\nfrom tests.layout_worker import config_of\nfrom corpus.errors import TrainError\n"
+        "import json, os, time\nimport torch\nfrom tests.layout_worker import config_of\nfrom corpus.errors import TrainError\n"
         "from train import loop\nseen = loop.run_step\n"
         "def run_step(run):\n"
         f"    if run.step == 3 and os.environ['RANK'] == '1' and {end == 'an error'}:\n"
         "        raise TrainError('out of luck')\n"
+        f"    if run.step == 3 and os.environ['RANK'] == '1' and {end == 'a bug'}:\n"
+        "        torch.ones(2, 3) @ torch.ones(2, 3)\n"  # a RuntimeError, as what a broken collective raises
         "    return seen(run)\n"
         "loop.run_step = run_step\n"
         f"def recipe():\n    open({str(tmp_path)!r} + '/pid-' + os.environ['RANK'], 'w').write(str(os.getpid()))\n"
@@ -293,10 +295,9 @@ def test_torchrun_names_the_rank_that_ended(tmp_path: Path, end: str) -> None:
     if end == "told to stop":
         assert len(ours) == 2 and all(line.startswith("interrupted; run again") for line in ours), said
         return
-    assert any(
-        line.startswith({"killed": "error: rank 1 ended without a word", "an error": "error: rank 1 ended with"}[end])
-        for line in ours
-    ), said
+    how = {"killed": "without a word", "an error": "with TrainError: out of luck", "a bug": "with RuntimeError: mat1 and mat2"}
+    assert any(line.startswith(f"error: rank 1 ended {how[end]}") for line in ours), said
+    assert end != "a bug" or "Traceback" in said  # its author needs to see where
     assert not any(line.startswith("interrupted") for line in ours), said
 
 

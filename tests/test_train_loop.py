@@ -27,7 +27,7 @@ from tests.test_train_data import write_shards
 from tests.toys.recipe import recipe as toy_corpus
 from train import checkpoint, loop, weights
 from train.__main__ import load_recipe, main
-from train.config import TrainConfig
+from train.config import Source, TrainConfig
 
 MODEL = dataclasses.replace(TINY, vocab_size=None, initializer_range=0.1, aux_loss_alpha=0.01, q_lora_rank=8)
 TIMES = ("seconds", "tokens_per_second", "memory_gb")
@@ -172,6 +172,27 @@ def test_checkpoints_are_in_the_published_names_and_only_two_stay(tmp_path: Path
     assert tensors["exp_avg.lm_head.weight"].shape == (64, 12)
 
 
+def test_a_checkpoint_that_was_half_deleted_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it deletes an old one, a run must not leave gigabytes that no later run knows for a checkpoint's."""
+
+    def first_file_only(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            next(
+                file for file in sorted(path.iterdir(), reverse=True)
+            ).unlink()  # state.json goes first: it is the last by name
+
+    config = toy(tmp_path, out=str(tmp_path / "run"), checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", first_file_only)
+        loop.train(config, tmp_path, 8, quiet)
+    loop.train(config, tmp_path, say=quiet)
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        "latest",
+        "step-00000010",
+        "step-00000012",
+    ]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path: Path) -> None:
     config = toy(tmp_path, out=str(tmp_path / "run"))
     loop.train(config, tmp_path, 8, quiet)
@@ -239,6 +260,19 @@ def test_a_folder_belongs_to_one_process_and_one_config(tmp_path: Path) -> None:
     loop.train(config, tmp_path, 4, quiet)
     with pytest.raises(ConfigError, match=r"trained with fingerprint .*\(seed 0 → 1\).* delete .* to start again"):
         loop.train(dataclasses.replace(config, seed=1), tmp_path, say=quiet)
+
+
+def test_a_blend_of_other_weights_is_told_by_its_weights(tmp_path: Path) -> None:
+    config = toy(tmp_path, out=str(tmp_path / "run"))
+    blend = [dataclasses.replace(config, data=(Source(name="a", data=config.data, weight=w),)) for w in (1.0, 3.0)]
+    loop.train(blend[0], tmp_path, 4, quiet)
+    with pytest.raises(ConfigError, match=r"trained with fingerprint .*\(sources \[\['a', 1\.0\]\] → \[\['a', 3\.0\]\]\)"):
+        loop.train(blend[1], tmp_path, say=quiet)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot make /proc/x: .*Give another --root or `out`"):
+        loop.train(toy(tmp_path, out="/proc/x"), tmp_path, say=quiet)
 
 
 def test_missing_empty_and_foreign_shards(tmp_path: Path) -> None:

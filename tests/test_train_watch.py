@@ -154,6 +154,15 @@ def test_a_run_whose_last_steps_were_all_left_out_still_ends(tmp_path: Path, mon
     assert "None of the last 20 steps was taken" in said[-1]
 
 
+def test_skipping_ends_where_no_step_is_good_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen in a row are let pass, the next stops the run, whether or not it was stopped in between."""
+    config = toy(tmp_path, on_spike="skip", steps=42, checkpoint_every=4, out=str(tmp_path / "run"))
+    spoil(monkeypatch, {*range(5, 21), *range(25, 43)})
+    loop.train(config, tmp_path, 36, quiet)
+    with pytest.raises(TrainError, match=r"step 41: spoilt, as were the 16 steps before.*or set on_spike to roll_back"):
+        loop.train(config, tmp_path, say=quiet)
+
+
 @pytest.mark.parametrize("then", ["skip", "roll_back"])
 def test_a_run_that_a_bad_step_stopped_goes_on_as_its_error_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str

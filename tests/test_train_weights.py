@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def test_they_are_those_of_the_run(tmp_path: Path, dtype: str, router: dict[str,
     full = open_weights(config, tmp_path, torch.float32)  # the masters, though the run computes in bf16
     for owned in run.optimizer.owned:
         assert torch.equal(dict(full.model.named_parameters())[owned.name], owned.master.float())
+
+
+@pytest.mark.parametrize(
+    ("model", "context"),
+    [
+        ({}, 16),
+        ({"rope_factor": 4.0, "rope_original_length": 8}, 32),
+        ({"rope_factor": 4.0, "max_position_embeddings": 50}, 50),
+    ],
+)
+def test_an_export_claims_no_longer_context_than_there_was(tmp_path: Path, model: dict[str, object], context: int) -> None:
+    """That of its samples, or what YaRN stretches: vLLM, lm-eval and `evaluate` believe it."""
+    config = toy(tmp_path, steps=2, warmup=1, checkpoint_every=2)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **model), out=str(tmp_path / "run"))
+    loop.train(config, tmp_path, say=quiet)
+    weights.export(config, tmp_path, tmp_path / "hf", torch.float32, quiet)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["max_position_embeddings"] == context
 
 
 def test_any_step_that_is_kept_can_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

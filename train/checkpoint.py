@@ -135,12 +135,12 @@ class Checkpoints:
             checksums = {file: digest for part in self._everyone(own) for file, digest in part.items()}
             if self.ranks.rank == 0:
                 write_json(temporary / "state.json", {**state, "checksums": checksums})
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                _remove(self.folder / name)
                 os.replace(temporary, self.folder / name)
                 write_text(self.folder / "latest", name + "\n")
                 # One after this step was damaged and is gone back over; it is replaced when the run comes there again.
                 for old in [path for path in _finished(self.folder) if path.name <= name][: -self.keep]:
-                    shutil.rmtree(old, ignore_errors=True)
+                    _remove(old)
             self._meet()
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - handed to the training thread, which raises it
             shutil.rmtree(temporary, ignore_errors=True)
@@ -283,6 +283,14 @@ def _verify(path: Path, state: dict[str, Any], files: Iterable[str]) -> None:
 
 def _finished(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("step-*/state.json"))
+
+
+def _remove(path: Path) -> None:
+    """A checkpoint, under the name of an unfinished one first: half of one, left by a kill, is then known for what it is."""
+    if path.exists():
+        gone = path.with_name(f".tmp-{path.name}-gone")
+        os.replace(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _share(names: Iterable[str], rank: int, ranks: int) -> list[str]:

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import typing
 from pathlib import Path
@@ -30,10 +31,11 @@ __all__ = [
     "apply_settings",
     "check_layout",
     "fingerprint",
+    "init_seen",
     "run_folder",
 ]
 
-REVISION = 1  # raise when the same config would train to other parameters
+REVISION = 2  # raise when the same config would train to other parameters
 
 # Fields that change when a run saves or where it lives, not what it computes.
 _NOT_IN_FINGERPRINT = (
@@ -52,6 +54,8 @@ _NOT_IN_FINGERPRINT = (
 _AS_DEFAULT = ("validation_sequences", "spike", "on_spike")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+$")
+MAX_EXPERTS, MAX_K = 512, 16  # as in kernels.ops, which needs torch
+_END = 1 << 20  # bytes of each end of a file of weights that a fingerprint sees
 _ALPHAS = ("aux_loss_alpha", "device_loss_alpha", "comm_loss_alpha", "z_loss_alpha")
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "rope_mscale", "rope_mscale_all_dim", *_ALPHAS)
 _CHOICES = {"scoring_func": ("softmax", "sigmoid"), "group_score": ("max", "top2"), "balance_over": ("sequence", "document")}
@@ -127,6 +131,9 @@ class ModelConfig:
         _require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group={self.n_group}")
         eligible = experts // self.n_group * self.topk_group
         _require(self.num_experts_per_tok <= eligible, "num_experts_per_tok", self.num_experts_per_tok, f"at most {eligible}")
+        _require(experts <= MAX_EXPERTS, "n_routed_experts", experts, f"at most {MAX_EXPERTS}")
+        _require(self.num_experts_per_tok <= MAX_K, "num_experts_per_tok", self.num_experts_per_tok, f"at most {MAX_K}")
+        _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "more than 1")
         self._check_groups()
 
     def _check_groups(self) -> None:
@@ -214,12 +221,17 @@ class TrainConfig:
     seed: int = 0
     init: str | None = None  # folder of a Hugging Face checkpoint to start from; None: fresh parameters, drawn by `seed`
     layout: Layout = Layout()
-    dtype: str = "float32"  # of parameters and activations; master weights and moments are fp32 ("float64": all of it)
+    # Of parameters and activations; master weights and moments are fp32 ("float64": all of it). With "bfloat16" masters begin
+    # as the rounded parameters, with layout.fsdp as what was drawn or read.
+    dtype: str = "float32"
     deterministic: bool = True  # False: faster attention on CUDA, and two runs differ in their last bits
     recompute: bool = False  # True: keep only each layer's input for the backward pass and compute the rest again
     document_mask: bool = False  # True: attention does not cross documents, nor does a label
     order: str = "keyed"  # "megatron": that of megatron-core's GPTDataset; another number of steps is then another order
     fim_rate: float = 0.0  # share of the documents transformed as they are read; 0 where encode_tokens has done it
+    fim_spm_rate: float = (
+        0.0  # of those, the share that has its suffix first (SPM); 0, as DeepSeek's: begin PREFIX hole SUFFIX end
+    )
     validation: float = 0.01  # share of the tokens held out, whole documents
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
@@ -275,6 +287,11 @@ class TrainConfig:
     def _check_data(self) -> None:
         _require(self.order in ("keyed", "megatron"), "order", self.order, "keyed or megatron")
         _require(0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
+        spm, most = (
+            self.fim_spm_rate,
+            "from 0 to 1" if self.fim_rate else "0 with fim_rate=0 (it is a share of what that transforms)",
+        )
+        _require(0 <= spm <= (self.fim_rate > 0), "fim_spm_rate", spm, most)
         if self.order == "megatron":
             alone = "is the order of one GPTDataset: one source"
             _require(not isinstance(self.data, tuple), "order", self.order, f"{alone}; order=keyed for a blend")
@@ -289,13 +306,28 @@ class TrainConfig:
             )
 
 
-def _seen(folder: Path) -> tuple[str, ...]:
-    """Name and size of a checkpoint's weights, and its config: reading all of 30 GB to name a run would take a minute."""
-    config = folder / "config.json"
-    if not config.is_file():
+def init_seen(config: TrainConfig) -> list[str]:
+    """What a fingerprint sees of the checkpoint a run begins with, nothing where it begins with none.
+
+    Its config, and of each file of weights name, size and a checksum of both ends: another training of the same model has the
+    same names and sizes, and reading all of 30 GB to name a run would take a minute.
+    """
+    if config.init is None:
+        return []
+    folder = Path(config.init)
+    if not (folder / "config.json").is_file():
         raise ConfigError(f"init={folder}: the folder of a Hugging Face checkpoint expected, with its config.json")
-    files = sorted(path for path in folder.glob("*.safetensors"))
-    return (*(f"{path.name} {path.stat().st_size}" for path in files), xxhash.xxh3_64_hexdigest(config.read_bytes()))
+    files = sorted(folder.glob("*.safetensors"))
+    return [*map(_seen, files), xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes())]
+
+
+def _seen(path: Path) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(_END)
+        file.seek(max(len(head), size - _END))
+        return f"{path.name} {size} {xxhash.xxh3_64_hexdigest(head + file.read())}"
 
 
 def check_layout(config: TrainConfig) -> None:
@@ -339,7 +371,7 @@ def fingerprint(config: TrainConfig) -> str:
         for field in dataclasses.fields(config)
         if field.name not in _NOT_IN_FINGERPRINT
     }
-    fields["init_seen"] = [] if config.init is None else _seen(Path(config.init))
+    fields["init_seen"] = init_seen(config)
     text = json.dumps([REVISION, fields], sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 

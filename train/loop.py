@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from corpus.errors import ConfigError, CorruptFile, RootBusy, TrainError, storage_error
+from corpus.errors import ConfigError, CorruptFile, RootBusy, StorageError, TrainError, storage_error
 from corpus.shards import write_json
 from train import checkpoint, watch
 from train.checkpoint import Checkpoints
-from train.config import TrainConfig, check_layout, fingerprint, run_folder
+from train.config import REVISION, TrainConfig, check_layout, fingerprint, init_seen, run_folder
 from train.fsdp import share_parameters
 from train.hf import check_tokenizer, import_model, positions_differ, read_config
 from train.model import count_parameters, make_model
@@ -133,6 +133,7 @@ def _state(run: Run) -> dict[str, Any]:
     return {
         "step": run.step,
         "updates": run.updates,
+        "skipped": run.skipped,
         "recent": list(run.recent),
         "sample": samples_before(run.step, run.config),
         "fingerprint": run.fingerprint,
@@ -250,7 +251,7 @@ def _restore(run: Run) -> dict[str, Any] | None:
 
     state, damaged = checkpoint.first_sound(checkpoint.newest_first(run.folder / "checkpoints"), load)
     if state is not None:
-        run.step, run.updates = state["step"], state["updates"]
+        run.step, run.updates, run.skipped = state["step"], state["updates"], state.get("skipped", 0)
         run.recent.clear()
         run.recent.extend(state["recent"])
         run.passed_over = passed_over(damaged)
@@ -276,7 +277,9 @@ def _fields(config: TrainConfig, shards: Data) -> dict[str, Any]:
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     fields["model"] = dataclasses.asdict(config.model)
     fields["layout"] = dataclasses.asdict(config.layout)
-    return fields | {"data": shards.folder}
+    if isinstance(config.data, tuple):
+        fields["sources"] = [(source.name, source.weight) for source in config.data]
+    return fields | {"data": shards.folder, "revision": REVISION, "init_seen": init_seen(config)}
 
 
 def _write_config(run: Run) -> None:
@@ -293,14 +296,18 @@ def hold(folder: Path) -> Iterator[None]:
     """One process per run folder; the lock goes with the process, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RootBusy(f"another process is training in {folder}; wait for it, or give another `out`") from None
-            yield
+        file = (folder / "lock").open("w")
     except OSError as error:
-        raise storage_error(error, folder) or error from error
+        said = f"cannot make {folder}: {error.strerror or error}. Give another --root or `out`."
+        raise storage_error(error, folder) or StorageError(said, path=str(folder)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise RootBusy(f"another process is training in {folder}; wait for it, or give another `out`") from None
+        except OSError as error:
+            raise storage_error(error, folder) or error from error
 
 
 def _summary(run: Run) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def _probabilities(logits_RV: Tensor, lse_R1: Tensor, counted_R1: Tensor) -> Ten
     return ((logits_RV.to(lse_R1.dtype) - lse_R1).exp() * counted_R1).to(logits_RV.dtype)
 
 
+@fused_on_cuda
+def _scaled(gradient: Tensor, by: Tensor) -> Tensor:
+    """By a factor in fp32. In bf16 it would be wrong by up to 0.4 %, for all of the gradient alike."""
+    return (gradient.to(torch.promote_types(gradient.dtype, by.dtype)) * by).to(gradient.dtype)
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -82,4 +88,4 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         dx_TH, dw_VH = ctx.saved_tensors
-        return dx_TH * d.to(dx_TH.dtype), dw_VH * d.to(dw_VH.dtype), None, None, None, None
+        return _scaled(dx_TH, d), _scaled(dw_VH, d), None, None, None, None

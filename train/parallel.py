@@ -22,6 +22,7 @@ import dataclasses
 import datetime
 import os
 import socket
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,15 +185,18 @@ def _place(layout: Layout, rank: int, device: torch.device) -> Ranks:
 def _name_the_dead(store: dist.Store, rank: int, world: int, error: Exception) -> Exception:
     """This rank's own error, or, where another rank ended first, one that says which and why.
 
-    Every rank that fails says so in the store. A collective that breaks because a peer is gone is a RuntimeError of torch;
-    then whoever has not said anything after a few seconds is dead without a word: killed, or out of memory.
+    Every rank that fails says so in the store. Where a collective broke, most likely because a peer is gone, whoever has not
+    said anything after a few seconds is dead without a word: killed, or out of memory.
     """
-    broken = isinstance(error, dist.DistError | RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+    broken = _broke(error)
     try:
         store.set(f"failed {rank}", f"{'broken' if broken else 'own'} {type(error).__name__}: {error}")
         if not broken:
             return error
-        said = {peer: store.get(f"failed {peer}").decode() for peer in range(world) if _waited(store, f"failed {peer}")}
+        keys = {peer: f"failed {peer}" for peer in range(world)}
+        with contextlib.suppress(dist.DistStoreError):  # not all of them in time
+            store.wait(list(keys.values()), datetime.timedelta(seconds=5))
+        said = {peer: store.get(key).decode() for peer, key in keys.items() if store.check([key])}
     except (RuntimeError, ConnectionError):  # the store lived in the rank that died
         return TrainError(f"rank {rank}: another rank ended, probably rank 0, which keeps the store ({error})")
     silent = [peer for peer in range(world) if peer not in said]
@@ -246,12 +250,19 @@ def _alive(pid: int) -> bool:
     return state not in "ZX"  # has ended, and nobody has asked how
 
 
-def _waited(store: dist.Store, key: str) -> bool:
-    try:
-        store.wait([key], datetime.timedelta(seconds=5))
-    except (RuntimeError, ConnectionError):
-        return False
-    return True
+def _broke(error: BaseException) -> bool:
+    """Whether a collective failed, and not something of this rank's own: torch raises RuntimeErrors for wrong shapes as well.
+
+    It is told by where it was raised: the innermost frame, or the one that calls an operator, is torch.distributed's. Pipeline
+    stages wrap what the model raises, and are none.
+    """
+    while error.__cause__ is not None and error.__cause__ is not error:
+        error = error.__cause__
+    if isinstance(error, dist.DistError) or not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return isinstance(error, dist.DistError)
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    inner = next((name for name in reversed(frames) if not name.endswith("torch/_ops.py")), "")
+    return "/torch/distributed/" in inner and "/pipelining/" not in inner
 
 
 def split_dim(name: str) -> int | None:

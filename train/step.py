@@ -24,7 +24,11 @@ from train.parallel import Ranks, total
 from train.schedule import batch_of, learning_rate, samples_before
 from train.sources import Data
 
-__all__ = ["Run", "run_step", "validate"]
+__all__ = ["MOST_SKIPPED", "Run", "run_step", "validate"]
+
+MOST_SKIPPED = (
+    16  # steps, one after another: the losses of skipped ones raise no mean, so what is above it may stay there for ever
+)
 
 
 @dataclasses.dataclass
@@ -44,6 +48,7 @@ class Run:
     fingerprint: str
     step: int = 0
     updates: int = 0  # steps that were not left out
+    skipped: int = 0  # steps left out by on_spike=skip, one after another
     recent: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=64))  # their losses
     left_out: list[tuple[int, int, int, str]] = dataclasses.field(default_factory=list)  # as in RUN/left_out.json, see loop.py
     note: str = ""  # of where it begins, for the plan
@@ -120,11 +125,13 @@ def run_step(run: Run) -> dict[str, Any]:
     norm = run.optimizer.clip(config.clip)
     loss = passed.loss
     bad = watch.judge(loss, norm, run.recent, config.spike)
-    if bad is not None and config.on_spike == "stop":
+    run.skipped = 0 if bad is None else run.skipped + 1
+    if bad is not None and (config.on_spike == "stop" or run.skipped > MOST_SKIPPED):
         run.checkpoints.finish()  # what is just being written is where the run will go on; ending now would lose it
+        before = "" if config.on_spike == "stop" else f", as were the {MOST_SKIPPED} steps before"
         raise TrainError(
-            f"step {step}: {bad}. The parameters are still those of step {run.step}. Lower lr (now {lr:.3g}), raise warmup "
-            f"({config.warmup}), or set on_spike to skip or roll_back.",
+            f"step {step}: {bad}{before}. The parameters are still those of step {run.step}. Lower lr (now {lr:.3g}), raise "
+            f"warmup ({config.warmup}), or set on_spike to {'skip or ' if config.on_spike == 'stop' else ''}roll_back.",
             step=step,
         )
     if bad is None:

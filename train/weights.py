@@ -86,10 +86,18 @@ def export(
         found = open_weights(config, root, dtype, step)
         special = found.shards.special
         ids = {f"{name}_token_id": special[name] for name in ("bos", "eos") if name in special}
+        ids["max_position_embeddings"] = _context(config)
         tokenizer = found.shards.tokenizer_path
         carry = (tokenizer,) if tokenizer.exists() else ()
         export_model(found.model, folder, dtype, carry=carry, eos=_special_token(tokenizer, special.get("eos")), **ids)
     say(f"step {found.step} of {path} is in {folder}, as {str(dtype).removeprefix('torch.')}{found.passed_over}")
+
+
+def _context(config: TrainConfig) -> int:
+    """Tokens that the model was made for: those of a sample, more where YaRN stretches what an earlier training knew."""
+    m = config.model
+    stretched = min(m.max_position_embeddings, round(m.rope_factor * m.rope_original_length)) if m.rope_factor > 1 else 0
+    return max(config.seq_len, stretched)
 
 
 def _special_token(tokenizer: Path, number: int | None) -> str | None:
