@@ -2,16 +2,16 @@
 
 python -m bench.learning --documents data/decontaminate-…      half an hour on two cores, after `make demo`
 
-Of a finished step of documents, its Python files, every tenth held out, in pieces of whole lines. Two models, each from nothing
-and several epochs over 2 MB of pieces:
+Of a finished step of documents, its Python files, every tenth held out, in pieces of whole lines. Two models from nothing:
 
     baselines   unigram, and interpolated Kneser-Ney 4-gram (Kneser & Ney 1995; Chen & Goodman 1999, one discount of 0.75), both
-                counted on exactly the documents the model was trained on, scored on the same held-out tokens. 2,048 tokens,
-                since most of 16,384 would be seen a few times only
-    middles     a model trained with FIM is shown held-out pieces as  begin PREFIX hole SUFFIX end , with their own suffix, with
-                none, and with another piece's, and as plain text; the loss of the three tokens of the middle, and of the end of
-                text after them. Pieces of a line or two in 300 tokens, little more than bytes: every piece then asks once in
-                some twenty tokens what stands around a hole, and a word cut in two is told by its other half
+                counted on exactly the documents the model was trained on (2 MB, several epochs), scored on the same held-out
+                tokens. A vocabulary of 2,048, since most of 16,384 tokens would be seen a few times only
+    middles     a model trained with FIM, half of it PSM and half SPM, is shown held-out pieces in both layouts, with their own
+                suffix, with none, and with another piece's; the loss of the three tokens of the middle, and of the end of text
+                after them. Pieces of a line or two in 300 tokens, little more than bytes: every piece then asks once in some
+                twenty tokens what stands around a hole, and a word cut in two is told by its other half. Of 14 MB, if there is
+                so much, read once: what is read seven times is learnt by heart
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 DISCOUNT = 0.75
 TRAINED, HELD = 2_000_000, 200_000  # characters of pieces
+FOR_MIDDLES = 14_000_000
 MIDDLE, AROUND = 3, 3  # tokens of a middle, and before and after it at least
 ASKED = 3_000  # pieces that are asked for their middle
 
@@ -80,7 +81,7 @@ class KneserNey:
         return sum(losses) / len(losses)
 
 
-def pieces(documents: Path, most: int) -> tuple[list[str], list[str]]:
+def pieces(documents: Path, most: int, enough: int) -> tuple[list[str], list[str]]:
     """(to train on, held out): a step's Python files in a keyed order, in pieces of whole lines, at most `most` characters."""
     found = step_files(documents, "shards")
     if found is None:
@@ -93,7 +94,7 @@ def pieces(documents: Path, most: int) -> tuple[list[str], list[str]]:
         for batch in shards.read(name, ["id", "text", "lang"]):
             files += [(row["id"], row["text"]) for row in batch.to_pylist() if row["lang"] == "Python"]
     ordered = sorted((xxhash.xxh3_64_intdigest(key), text) for key, text in files)
-    train = first_pieces((text for number, text in ordered if number % 10), most, TRAINED)
+    train = first_pieces((text for number, text in ordered if number % 10), most, enough)
     return train, first_pieces((text for number, text in ordered if number % 10 == 0), most, HELD)
 
 
@@ -134,7 +135,7 @@ def encode(texts: list[str], tokenizer: Path, folder: Path) -> TokenShards:
     return TokenShards(folder)
 
 
-def learn(folder: Path, steps: int, fim_rate: float) -> Run:
+def learn(folder: Path, steps: int, fim_rate: float = 0.0, fim_spm_rate: float = 0.0) -> Run:
     """moe_tiny after `steps` steps on FOLDER/train, its validation being on FOLDER/held."""
     from recipes.moe_tiny import recipe
     from train import loop
@@ -143,20 +144,20 @@ def learn(folder: Path, steps: int, fim_rate: float) -> Run:
     model = dataclasses.replace(recipe().model, aux_loss_alpha=0.001)
     config = dataclasses.replace(
         recipe(), model=model, data=str(folder / "train"), out=str(folder / "run"), steps=steps, checkpoint_every=steps,
-        batch=4, warmup=80, fim_rate=fim_rate, document_mask=True, validation=0.0,
+        batch=4, warmup=80, fim_rate=fim_rate, fim_spm_rate=fim_spm_rate, document_mask=True, validation=0.0,
     )  # fmt: skip
     loop.train(config, folder)
     run = loop.open_run(config, folder)
-    held = dataclasses.replace(config, data=str(folder / "held"), fim_rate=0.0)
+    held = dataclasses.replace(config, data=str(folder / "held"), fim_rate=0.0, fim_spm_rate=0.0)
     run.validation = streams(held, open_data(held, folder))[0]
     return run
 
 
 @torch.no_grad()
-def middles(run: Run, held: TokenShards) -> dict[str, tuple[float, float]]:
-    """By the suffix shown: (nats per middle token, nats of the end of text after the middle)."""
+def middles(run: Run, held: TokenShards) -> dict[str, np.ndarray]:
+    """By layout and suffix shown: nats of each token of each middle, and of the end of text after it, [middles, MIDDLE + 1]."""
     begin, hole, end, eos = ([held.special[name]] for name in ("fim_begin", "fim_hole", "fim_end", "eos"))
-    found: dict[str, list[np.ndarray]] = {"its own": [], "none": [], "another piece's": [], "none, plain text": []}
+    found: dict[str, list[np.ndarray]] = {}
     other = np.zeros(0, np.int64)
     for number in range(min(held.documents, ASKED)):
         ids = held.document(number).astype(np.int64)[:-1]
@@ -164,22 +165,24 @@ def middles(run: Run, held: TokenShards) -> dict[str, tuple[float, float]]:
             continue
         at = AROUND + int(mix64(np.array([number]), 1)[0] % np.uint64(len(ids) - MIDDLE - 2 * AROUND))
         prefix, middle, suffix = np.split(ids, [at, at + MIDDLE])
-        before = [np.concatenate((begin, prefix, hole, shown, end)) for shown in (suffix, suffix[:0], other)]
-        for name, shown in zip(found, [*before, np.concatenate((eos, prefix))], strict=True):
-            row_L = np.concatenate((shown, middle, eos))
+        asked = {"plain text, none": (eos, prefix)}
+        for name, shown in (("its own", suffix), ("none", suffix[:0]), ("another piece's", other)):
+            asked |= {f"PSM, {name}": (begin, prefix, hole, shown, end), f"SPM, {name}": (begin, hole, shown, end, prefix)}
+        for name, before in asked.items():
+            row_L = np.concatenate((*before, middle, eos))
             logits_SV = run.model(torch.from_numpy(row_L[None, :-1])).logits_BSV[0, -MIDDLE - 1 :]
-            found[name].append(F.cross_entropy(logits_SV, torch.from_numpy(row_L[-MIDDLE - 1 :]), reduction="none").numpy())
+            losses_S = F.cross_entropy(logits_SV, torch.from_numpy(row_L[-MIDDLE - 1 :]), reduction="none").numpy()
+            found.setdefault(name, []).append(losses_S)
         other = suffix
-    nats = {name: np.mean(losses, axis=0) for name, losses in found.items()}
-    return {name: (float(each[:-1].mean()), float(each[-1])) for name, each in nats.items()}
+    return {name: np.stack(losses) for name, losses in found.items()}
 
 
-def prepared(documents: Path, most: int, vocabulary: int, folder: Path) -> tuple[TokenShards, TokenShards]:
+def prepared(documents: Path, most: int, enough: int, vocabulary: int, folder: Path) -> tuple[TokenShards, TokenShards]:
     """The pieces as token shards, FOLDER/train and FOLDER/held, under a tokenizer trained on the former.
 
     A piece that is in both is not held out: short lines are written alike in many files.
     """
-    train, held = pieces(documents, most)
+    train, held = pieces(documents, most, enough)
     known = set(train)
     held = [piece for piece in held if piece not in known]
     folder.mkdir()
@@ -190,8 +193,8 @@ def prepared(documents: Path, most: int, vocabulary: int, folder: Path) -> tuple
 def beside_n_grams(documents: Path, folder: Path, steps: int) -> None:
     from train import loop
 
-    train, _ = prepared(documents, 640, 2048, folder)
-    run = learn(folder, steps, fim_rate=0.0)
+    train, _ = prepared(documents, 640, TRAINED, 2048, folder)
+    run = learn(folder, steps)
     assert run.validation is not None
     epoch_BL1 = run.stream.batch(0, run.stream.samples).tokens_BL1
     held_BL1 = run.validation.batch(0, run.config.validation_sequences).tokens_BL1
@@ -203,11 +206,17 @@ def beside_n_grams(documents: Path, folder: Path, steps: int) -> None:
 
 
 def with_and_without_suffix(documents: Path, folder: Path, steps: int) -> None:
-    _, held = prepared(documents, 32, 300, folder)
-    run = learn(folder, steps, fim_rate=0.9)
-    print(f"{'suffix shown':<28} {'middle':>8} {'its end':>8} {'both':>8}   nats per token")
-    for name, (middle, end) in middles(run, held).items():
-        print(f"{name:<28} {middle:8.3f} {end:8.3f} {(middle * MIDDLE + end) / (MIDDLE + 1):8.3f}")
+    train, held = prepared(documents, 32, FOR_MIDDLES, 300, folder)
+    run = learn(folder, steps, fim_rate=0.9, fim_spm_rate=0.5)
+    found = middles(run, held)
+    print(f"trained on {train.tokens:,} tokens, {steps * run.config.batch / run.stream.samples:.1f} times")
+    print(f"{'layout, suffix shown':<28} {'middle':>8} {'its end':>8}   nats per token, of {len(found['SPM, none']):,} middles")
+    for name, losses_NS in sorted(found.items()):
+        print(f"{name:<28} {losses_NS[:, :-1].mean():8.3f} {losses_NS[:, -1].mean():8.3f}")
+    for layout in ("PSM", "SPM"):
+        gain_N = (found[f"{layout}, none"] - found[f"{layout}, its own"])[:, :-1].mean(1)
+        error = 1.96 * gain_N.std() / math.sqrt(len(gain_N))
+        print(f"{layout}: a middle's own suffix gains {gain_N.mean():.3f} ± {error:.3f} nats a token")
 
 
 def main() -> int:

@@ -42,6 +42,7 @@ FIM_LEAST = 4  # ids: three and an end of text; a shorter document stays as it i
 
 _HELD_OUT_KEY = 0x76616C6964617465  # not a seed: the documents held out are the same whatever the seed
 _FIM_KEY = 0x66696C6C696E  # what sets the keys of FIM apart from those of the order
+_SPM_KEY = 0x737566666978  # and those of which documents have their suffix first from its own
 
 
 def held_out(lengths: np.ndarray, share: float) -> np.ndarray:
@@ -78,11 +79,20 @@ class Order:
 
     lengths: ids of every document of the shards. documents: numbers of those to read. fim_rate: exactly that share of the
     documents with FIM_LEAST ids or more is transformed in each epoch, drawn by key, so that all epochs are equally long and
-    sample i is found without counting those before. tokens, samples: of an epoch.
+    sample i is found without counting those before. spm_rate: of those about that share has its suffix first, see cuts. tokens,
+    samples: of an epoch.
     """
 
-    def __init__(self, lengths: np.ndarray, documents: np.ndarray, seed: int, seq_len: int, fim_rate: float = 0.0) -> None:
-        self.lengths, self.documents, self.seed, self.seq_len = lengths, documents, seed, seq_len
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        documents: np.ndarray,
+        seed: int,
+        seq_len: int,
+        fim_rate: float = 0.0,
+        spm_rate: float = 0.0,
+    ) -> None:
+        self.lengths, self.documents, self.seed, self.seq_len, self.spm_rate = lengths, documents, seed, seq_len, spm_rate
         eligible = int((lengths[documents] >= FIM_LEAST).sum()) if fim_rate else 0
         self._transformed = round(eligible * fim_rate)
         self._fim_seed = int(mix64(np.array([_FIM_KEY]), seed)[0])
@@ -122,9 +132,13 @@ class Order:
         """The middle [a, b) of a transformed document's `content` ids (its end of text is not among them).
 
         Two positions, 0 and the end included, drawn with replacement and put in order, as encode_tokens draws characters.
+
+        A document with its suffix first (SPM) is  begin hole SUFFIX end PREFIX MIDDLE : what PSM makes of a document without a
+        prefix, whose middle is both. So its a is 0, and whoever writes, finds or undoes PSM does so with SPM.
         """
         drawn = mix64(np.array([2 * document, 2 * document + 1]), _key(self._fim_seed, epoch, 1)) % np.uint64(content + 1)
-        return int(drawn.min()), int(drawn.max())
+        share = int(mix64(np.array([document]), _key(self._fim_seed ^ _SPM_KEY, epoch, 0))[0]) / 2**64
+        return 0 if share < self.spm_rate else int(drawn.min()), int(drawn.max())
 
 
 def _key(seed: int, epoch: int, purpose: int) -> int:
@@ -256,4 +270,4 @@ def order_of(plan: dict[str, Any], source: dict[str, Any], lengths: np.ndarray) 
     kept = np.setdiff1d(np.arange(len(lengths)), out)
     if plan["order"] == "megatron":
         return MegatronOrder(lengths, kept, source["seed"], plan["seq_len"], plan["samples"]), out
-    return Order(lengths, kept, source["seed"], plan["seq_len"], plan["fim_rate"]), out
+    return Order(lengths, kept, source["seed"], plan["seq_len"], plan["fim_rate"], plan.get("fim_spm_rate", 0.0)), out

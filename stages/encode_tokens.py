@@ -1,8 +1,10 @@
 """Encode documents to ids and write them as Megatron .bin/.idx pairs, with a map from document to tokens.
 
 1. A document is transformed for fill-in-the-middle with probability `fim_rate`, before any packing: its text is cut at two
-   character positions drawn uniformly, and becomes  begin PREFIX hole SUFFIX end MIDDLE  (PSM). The draw and the cuts come
-   from hash(seed, id), so they do not depend on workers, shards or what else is encoded. Each part is encoded by itself.
+   character positions drawn uniformly, and becomes  begin PREFIX hole SUFFIX end MIDDLE  (PSM), or with probability
+   `fim_spm_rate` of those  begin hole SUFFIX end PREFIX MIDDLE  (SPM, which is PSM with an empty prefix and the middle being
+   both). The draw and the cuts come from hash(seed, id), so they do not depend on workers, shards or what else is encoded. What
+   lies between two marks is encoded by itself.
 2. The end-of-text id follows (`append_eos`): one sequence per document.
 3. A text that spells out a special token gets the ids of its letters.
 
@@ -49,6 +51,7 @@ class Config:
     files: Step
     tokenizer: Step | str  # a train_tokenizer step, or the path of any Hugging Face tokenizer.json
     fim_rate: float = 0.5  # DeepSeek-Coder-V2 3.1
+    fim_spm_rate: float = 0.0  # DeepSeek's is PSM alone
     append_eos: bool = True
     seed: int = 0
     tokenizer_xxh3: str = dataclasses.field(default="", init=False)  # a path's content, so that it is in the fingerprint
@@ -56,6 +59,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.fim_rate <= 1:
             raise ConfigError(f"fim_rate is {self.fim_rate}; a share of the documents, 0 to 1, expected")
+        if not 0 <= self.fim_spm_rate <= 1:
+            raise ConfigError(f"fim_spm_rate is {self.fim_spm_rate}; a share of what fim_rate transforms, 0 to 1, expected")
         object.__setattr__(self, "tokenizer_xxh3", content_of(self.tokenizer))
 
 
@@ -85,7 +90,8 @@ class Encoded(NamedTuple):
 def encode(batch: pa.RecordBatch, config: Config, encoder: Encoder) -> Encoded:
     """Rules 1 to 3 on a batch."""
     offsets_N1, data_B = text_buffers(batch.column("text"))
-    cuts_N2 = cut(offsets_N1, data_B, draw_keys(batch.column("id"), config.seed, "fim"), config.fim_rate)
+    keys_N = draw_keys(batch.column("id"), config.seed, "fim")
+    cuts_N2 = cut(offsets_N1, data_B, keys_N, config.fim_rate, config.fim_spm_rate)
     pieces_P1, first_N1 = _pieces(offsets_N1, cuts_N2)
     ids, ends_P1 = encoder.encode(pieces_P1, data_B)
     marks = np.array([encoder.special.get(name, -1) for name in (*_SENTINELS, "eos")], np.int64)
@@ -98,22 +104,27 @@ def encode(batch: pa.RecordBatch, config: Config, encoder: Encoder) -> Encoded:
     return Encoded(ids_T, lengths_N, cuts_N2)
 
 
-def cut(offsets_N1: np.ndarray, data_B: np.ndarray, key_N: np.ndarray, rate: float) -> np.ndarray:
+def cut(offsets_N1: np.ndarray, data_B: np.ndarray, key_N: np.ndarray, rate: float, spm_rate: float = 0.0) -> np.ndarray:
     """Where each document is cut: (start, stop) of its middle as byte offsets in its text, int64 [N, 2]; -1 where it is not.
 
     A document is drawn with probability `rate`; two character positions, 0 and the end included, are drawn with
-    replacement and put in order. A text without a character stays as it is.
+    replacement and put in order, with probability `spm_rate` the first of them is 0. A text without a character stays as it is.
     """
     cuts_N2 = np.full((len(offsets_N1) - 1, 2), -1, np.int64)
-    _cut(offsets_N1, data_B, key_N, rate, cuts_N2)
+    _cut(offsets_N1, data_B, key_N, rate, spm_rate, cuts_N2)
     return cuts_N2
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _cut(offsets_N1, data_B, key_N, rate, cuts_N2):  # type: ignore[no-untyped-def]
+def _share(key):  # type: ignore[no-untyped-def]
+    """53 bits make a float64 in [0, 1) exactly, so rate 0 draws none and rate 1 all."""
+    return (key >> np.uint64(11)) * (1.0 / (1 << 53))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _cut(offsets_N1, data_B, key_N, rate, spm_rate, cuts_N2):  # type: ignore[no-untyped-def]
     for i in range(len(key_N)):
-        # 53 bits make a float64 in [0, 1) exactly, so rate 0 draws none and rate 1 all.
-        if (key_N[i] >> np.uint64(11)) * (1.0 / (1 << 53)) >= rate:
+        if _share(key_N[i]) >= rate:
             continue
         start, stop = offsets_N1[i], offsets_N1[i + 1]
         chars = 0
@@ -127,6 +138,8 @@ def _cut(offsets_N1, data_B, key_N, rate, cuts_N2):  # type: ignore[no-untyped-d
         b = np.int64(two % np.uint64(chars + 1))
         if a > b:
             a, b = b, a
+        if _share(spread(two)) < spm_rate:
+            a = np.int64(0)
         cuts_N2[i, 0] = cuts_N2[i, 1] = stop - start
         seen = 0
         for j in range(start, stop):

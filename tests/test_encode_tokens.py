@@ -65,9 +65,9 @@ def sequences(batch: pa.RecordBatch, settings: Config) -> tuple[list[np.ndarray]
 
 
 @settings(deadline=None, max_examples=80)
-@given(TEXTS, st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
-def test_every_document_decodes_to_its_text(rows: list[str], rate: float, eos: bool) -> None:
-    found, cuts = sequences(documents(rows), config(fim_rate=rate, append_eos=eos))
+@given(TEXTS, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
+def test_every_document_decodes_to_its_text(rows: list[str], rate: float, spm_rate: float, eos: bool) -> None:
+    found, cuts = sequences(documents(rows), config(fim_rate=rate, fim_spm_rate=spm_rate, append_eos=eos))
     assert len(found) == len(rows)
     for ids, text, start in zip(found, rows, cuts[:, 0].tolist(), strict=True):
         assert decode_document(ids, table(), encoder().special) == text.encode()
@@ -77,11 +77,13 @@ def test_every_document_decodes_to_its_text(rows: list[str], rate: float, eos: b
 
 
 @settings(deadline=None, max_examples=80)
-@given(TEXTS)
-def test_fim_is_psm_of_pieces_encoded_apart(rows: list[str]) -> None:
+@given(TEXTS, st.sampled_from([0.0, 1.0]))
+def test_fim_is_psm_of_pieces_encoded_apart(rows: list[str], spm_rate: float) -> None:
+    """And SPM is that without a prefix: begin hole SUFFIX end PREFIX MIDDLE."""
     oracle = Tokenizer.from_file(tokenizer())
     oracle.encode_special_tokens = True
-    found, cuts = sequences(documents(rows), config(fim_rate=1.0))
+    found, cuts = sequences(documents(rows), config(fim_rate=1.0, fim_spm_rate=spm_rate))
+    assert spm_rate == 0 or (cuts[:, 0] <= 0).all()
     for ids, text, (start, stop) in zip(found, rows, cuts.tolist(), strict=True):
         if start < 0:
             assert text == "" and ids.tolist() == [EOS]
@@ -112,6 +114,10 @@ def test_cuts_are_uniform_and_the_rate_is_kept() -> None:
     assert abs(np.mean(drawn[:, 1] - drawn[:, 0]) / 2 - 3.3) < 0.3
     assert abs(np.mean(drawn[:, 1] == drawn[:, 0]) - 0.1) < 0.04
     assert set(drawn[:, 0] // 2) == set(drawn[:, 1] // 2) == set(range(10))
+    _, some = sequences(documents(["é" * 9] * n), config(fim_rate=0.5, fim_spm_rate=0.25))
+    moved = (some != cuts).any(1)
+    assert (some[moved, 0] == 0).all() and (some[:, 1] == cuts[:, 1]).all()
+    assert abs(moved.sum() / (cuts[:, 0] > 0).sum() - 0.25) < 0.05
 
 
 def test_a_document_does_not_depend_on_its_neighbours() -> None:

@@ -78,14 +78,27 @@ def test_fim_ranges_follow_the_ids(content: int, eos: bool, cut: tuple[int, int]
     assert back == [i for i in transformed[first:stop] if i >= 0]
 
 
+def test_a_suffix_comes_first_in_its_share_of_the_documents() -> None:
+    """The other cuts are those of without, and so is every length: a share moves no sample."""
+    lengths = np.full(2000, 50)
+    without, some, every = (Order(lengths, np.arange(2000), 3, 8, 0.5, spm_rate) for spm_rate in (0.0, 0.25, 1.0))
+    assert (some.epoch(1).ends == without.epoch(1).ends).all() and some.samples == without.samples
+    for epoch in (0, 1):
+        cuts = [[order.cuts(d, epoch, 49) for d in range(2000)] for order in (without, some, every)]
+        first = [two[0] != one[0] for one, two in zip(*cuts[:2])]
+        assert 420 < sum(first) < 560  # 490 of 2000: a fiftieth of those drawn had 0 before
+        assert all(two == ((0, one[1]) if moved else one) for one, two, moved in zip(*cuts[:2], first))
+        assert cuts[2] == [(0, b) for _, b in cuts[0]]
+
+
 @settings(deadline=None, max_examples=60)
-@given(LENGTHS, st.integers(0, 9), st.sampled_from([0.0, 0.6]), st.integers(1, 12), st.booleans())
+@given(LENGTHS, st.integers(0, 9), st.sampled_from([0.0, 0.6]), st.sampled_from([0.0, 0.5]), st.integers(1, 12), st.booleans())
 def test_places_find_the_samples_that_hold_a_document(
-    lengths: list[int], seed: int, rate: float, seq_len: int, megatron: bool
+    lengths: list[int], seed: int, rate: float, spm_rate: float, seq_len: int, megatron: bool
 ) -> None:
     """Against reading every sample; for Megatron's order over three epochs in one."""
     lengths_D, everything = np.array(lengths), np.arange(len(lengths))
-    order: Order | MegatronOrder = Order(lengths_D, everything, seed, seq_len, rate)
+    order: Order | MegatronOrder = Order(lengths_D, everything, seed, seq_len, rate, spm_rate)
     if megatron:
         order = MegatronOrder(lengths_D, everything, seed, seq_len, 3 * int(order.samples) - 1)
     for epoch in (0,) if megatron else (0, 2):
@@ -103,7 +116,7 @@ def test_places_find_the_samples_that_hold_a_document(
 
 
 def test_a_longer_run_reads_the_same_before() -> None:
-    plan = {"order": "keyed", "seq_len": 9, "fim_rate": 0.5, "validation": 0.1, "samples": 10}
+    plan = {"order": "keyed", "seq_len": 9, "fim_rate": 0.5, "fim_spm_rate": 0.5, "validation": 0.1, "samples": 10}
     lengths = np.random.default_rng(0).integers(0, 50, 60)
     short, out = order_of(plan, {"seed": 5}, lengths)
     long, _ = order_of({**plan, "samples": 10_000}, {"seed": 5}, lengths)

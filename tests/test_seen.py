@@ -73,7 +73,7 @@ def told_steps(line: str) -> list[int]:
     return [int(n) for n in re.findall(r"\d+", line.partition(": ")[2])]
 
 
-@pytest.mark.parametrize("kind", ["keyed", "fim", "megatron", "blend"])
+@pytest.mark.parametrize("kind", ["keyed", "fim", "spm", "megatron", "blend"])
 def test_explain_names_the_steps_that_read_a_document(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corpus.seen._LISTED", 1000)
     last = corpus(tmp_path)
@@ -83,7 +83,9 @@ def test_explain_names_the_steps_that_read_a_document(tmp_path: Path, kind: str,
         other = Source(name="other", data=shards(tmp_path / "a", 0, length=10, vocab=vocab), weight=2)
         monkeypatch.setattr("train.sources._tokenizer", lambda shards: 0)  # the other has none
         data = (other, Source(name="texts", data=last, weight=1))
-    extra = {"fim": {"fim_rate": 0.6}, "megatron": {"order": "megatron"}}.get(kind, {})
+    extra = {"fim": {"fim_rate": 0.6}, "spm": {"fim_rate": 0.6, "fim_spm_rate": 0.5}, "megatron": {"order": "megatron"}}.get(
+        kind, {}
+    )
     c = config(data, **extra)
     folder = write_run(c, tmp_path, done=c.steps)
     read = by_reading(c, tmp_path)

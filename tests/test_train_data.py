@@ -45,8 +45,10 @@ def everything(shards: TokenShards) -> np.ndarray:
     return np.arange(shards.documents)
 
 
-def stream_of(shards: TokenShards, documents: np.ndarray, seed: int, seq_len: int, fim_rate: float = 0.0) -> Stream:
-    return Stream([Reader("data", shards, Order(shards.lengths, documents, seed, seq_len, fim_rate))])
+def stream_of(
+    shards: TokenShards, documents: np.ndarray, seed: int, seq_len: int, fim_rate: float = 0.0, spm_rate: float = 0.0
+) -> Stream:
+    return Stream([Reader("data", shards, Order(shards.lengths, documents, seed, seq_len, fim_rate, spm_rate))])
 
 
 @pytest.mark.parametrize("vocab", [300, 70_000])  # uint16 and int32 shards
@@ -144,13 +146,15 @@ def undone(ids: list[int]) -> list[int]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(DOCUMENTS, st.booleans(), st.sampled_from([0.3, 1.0]), st.integers(0, 3), st.integers(1, 7))
-def test_fim_undone_is_the_document(documents: list[list[int]], eos: bool, rate: float, seed: int, seq_len: int) -> None:
+@given(DOCUMENTS, st.booleans(), st.sampled_from([0.3, 1.0]), st.sampled_from([0.0, 0.5]), st.integers(0, 3), st.integers(1, 7))
+def test_fim_undone_is_the_document(
+    documents: list[list[int]], eos: bool, rate: float, spm_rate: float, seed: int, seq_len: int
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         shards = fim_shards(Path(name) / "s", documents, eos)
         if shards.tokens <= seq_len:
             return
-        stream = stream_of(shards, everything(shards), seed, seq_len, rate)
+        stream = stream_of(shards, everything(shards), seed, seq_len, rate, spm_rate)
         order = stream.readers[0].order
         batch = stream.batch(2 * order.samples, order.samples)
         starts = np.argsort(order.starts(np.arange(2 * order.samples, 3 * order.samples))[1])

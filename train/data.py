@@ -7,7 +7,8 @@ read. So data ranks need nothing but arithmetic: rank r of R reads samples first
 
 Documents are packed one after another, none is padded. The label of a document's last token is the next document's first;
 `documents` lets the model mask both. FIM is done per document before packing, so masks are as exact with it as without, as
-DeepSeek-Coder-V2 does it (arXiv 2406.11931, section 3.1): PSM,  begin PREFIX hole SUFFIX end MIDDLE eos . Here it cuts between
+DeepSeek-Coder-V2 does it (arXiv 2406.11931, section 3.1): PSM,  begin PREFIX hole SUFFIX end MIDDLE eos . With `fim_spm_rate`
+some are SPM,  begin hole SUFFIX end PREFIX MIDDLE eos  (Bavarian et al., arXiv 2207.14255, section 3). Here it cuts between
 tokens and draws anew in every epoch; encode_tokens cuts between characters, which is what a user's cursor does, once. Held-out
 documents are not transformed. Long documents are not repeated here: that is mix's up-sampling, in the corpus.
 """

@@ -167,7 +167,7 @@ def order_plan(config: TrainConfig, data: Data) -> dict[str, Any]:
         }
         for source, shards in zip(data.sources, data.shards)
     ]
-    copied = {name: getattr(config, name) for name in ("order", "seq_len", "fim_rate", "validation", "steps")}
+    copied = {name: getattr(config, name) for name in ("order", "seq_len", "fim_rate", "fim_spm_rate", "validation", "steps")}
     batches = [[int(step), int(sizes[step])] for step in changes]
     return {**copied, "samples": int(before[-1]), "batches": batches, "sources": sources}
 
