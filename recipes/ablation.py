@@ -43,7 +43,7 @@ from corpus.report import Report
 from corpus.runner import run
 from corpus.step import Step
 from recipes.ablation_arms import ARMS, ORIGINS, Arm, arms, held_documents
-from train.__main__ import load_recipe
+from train.__main__ import at_least, load_recipe, local
 from train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Result(NamedTuple):
 
 def compare(results: dict[str, Result], asked: Sequence[Document]) -> Iterator[str]:
     """A table of all documents, then one of those of each origin: an arm a line, its bits per byte, and how far that is from
-    `everything`."""
+    `everything`, with its interval where paired_bootstrap gives one."""
     from train.bootstrap import paired_bootstrap
 
     bytes_N = np.array([len(document.text.encode("utf-8")) for document in asked], np.float64)
@@ -84,7 +84,8 @@ def compare(results: dict[str, Result], asked: Sequence[Document]) -> Iterator[s
             line = f"{name:<20}{result.bits_N[of_N].sum() / bytes_N[of_N].sum():>11.4f}"
             if name != "everything":
                 found = paired_bootstrap(result.bits_N[of_N], base, bytes_N[of_N])
-                line += f"  {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+                interval = "too few" if found.low is None else f"{found.low:+.4f}, {found.high:+.4f}"
+                line += f"  {found.difference:+.4f} [{interval}]"
             yield line
 
 
@@ -106,14 +107,14 @@ def train_arm(arm: Arm, root: Path, say: Say) -> tuple[int, int, float]:
     return data.documents, data.tokens, samples_before(config.steps, config) * config.seq_len / data.tokens
 
 
-def ask(arm: Arm, documents: Sequence[Document], root: Path) -> np.ndarray:
+def ask(arm: Arm, documents: Sequence[Document], root: Path, say: Say) -> np.ndarray:
     """Bits of every document, by the arm's newest checkpoint."""
     from train.evaluate import Meter, Tasks, score_bits
     from train.parallel import join
     from train.subject import open_trained
 
     with join(arm.config.layout) as ranks:
-        subject = open_trained(arm.config, root, str(ranks.device))
+        subject = open_trained(arm.config, root, str(ranks.device), say)
         items = score_bits(subject, documents, Tasks(bits=True), 8192, Meter(arm.config.name, len(documents)))
     return np.array([item.score for item in items])
 
@@ -163,7 +164,7 @@ def study(base: TrainConfig, root: Path, engine: Engine, say: Say, *, share: flo
     for number, (name, arm) in enumerate(chosen.items(), 1):
         say(f"training {number} of {len(chosen)}: {name}")
         size = train_arm(arm, root, lambda text: say(f"  {text}"))
-        results[name] = Result(*size, hits[name], ask(arm, asked, root))
+        results[name] = Result(*size, hits[name], ask(arm, asked, root, say))
     return results, asked
 
 
@@ -177,20 +178,21 @@ def main(arguments: list[str] | None = None) -> int:
     top.add_argument("--arms", default=",".join(ARMS), help="which of them, with commas between (default: all)")
     top.add_argument("--share", type=float, default=0.01, help="of the documents, held out (default: 0.01)")
     top.add_argument(
-        "--documents", type=int, default=500, help="asked about, at most, of files and of pages (default: 500 each)"
+        "--documents", type=at_least(1), default=500, help="asked about, at most, of files and of pages (default: 500 each)"
     )
-    top.add_argument("--workers", type=int, help="Ray workers (default: one per CPU); 0: this process")
+    top.add_argument("--workers", type=at_least(0), help="Ray workers (default: one per CPU); 0: this process")
     options = top.parse_args(arguments)
     only = [name.strip() for name in options.arms.split(",")]
     try:
         if unknown := [name for name in only if name not in ARMS]:
             raise ConfigError(f"--arms {unknown[0]}: some of {', '.join(ARMS)} expected")
         base = load_recipe(options.recipe, options.set)
+        root = local(options.root)  # before a corpus is built where no run could read it
         engine = open_engine(options.root, options.workers)
         try:
             chosen = {"everything", *only}
             results, asked = study(
-                base, Path(options.root), engine, lambda text: print(text, flush=True),
+                base, root, engine, lambda text: print(text, flush=True),
                 share=options.share, documents=options.documents, only=[name for name in ARMS if name in chosen],
             )  # fmt: skip
         finally:

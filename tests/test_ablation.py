@@ -277,8 +277,16 @@ def test_the_table_shows_differences_with_their_sign_and_each_origin_alone() -> 
     assert lines[12] == "bits per byte of pages held out: 10, of 1,000 bytes" and lines[14].endswith(
         "-0.2000 [-0.2000, -0.2000]"
     )
+    some = {name: result._replace(bits_N=result.bits_N[32:]) for name, result in results.items()}
+    few = list(compare(some, documents[32:]))  # 8 files and 10 pages
+    assert few[10].endswith("+0.1000 [too few]") and few[14] == lines[14]
 
 
 def test_the_command_refuses_unknown_arms(capsys: pytest.CaptureFixture[str]) -> None:
     assert ablation.main(["--arms", "no_filter"]) == 1
     assert "--arms no_filter: some of everything, no_filters" in capsys.readouterr().err
+    assert ablation.main(["--root", "s3://bucket"]) == 1
+    assert "--root s3://bucket: token shards are memory-mapped, a local folder expected" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ablation.main(["--documents", "0"])
+    assert "argument --documents: '0' seen, a whole number of 1 or more expected" in capsys.readouterr().err

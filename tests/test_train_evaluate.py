@@ -32,7 +32,7 @@ from train.held_documents import read_documents
 from train.items import Item
 from train.subject import held_by, open_folder, open_trained
 
-__all__ = ["one_thread"]  # a fixture for every test here
+__all__ = ["one_thread", "root"]  # fixtures, the first of them for every test here
 
 LANGS = ("Python", "C", "Rust")
 
@@ -52,8 +52,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = types.ModuleType("evaluated_toy")
     module.recipe = recipe  # type: ignore[attr-defined]
     module.other = lambda: dataclasses.replace(recipe(), validation=0.1)  # type: ignore[attr-defined]
+    module.nothing = lambda: dataclasses.replace(recipe(), validation=0.0)  # type: ignore[attr-defined]
     sys.modules["evaluated_toy"] = module
     assert train_main(["evaluated_toy", "--root", str(folder), "--export", str(folder / "exported"), "--dtype", "float32"]) == 0
+    path = folder / "exported" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 512}))  # longer than the run's
     return folder
 
 
@@ -181,7 +184,7 @@ def test_documents_the_other_was_trained_on_are_said(root: Path, capsys: pytest.
     assert main(["evaluated_toy", "--root", str(root), "--against", "evaluated_toy:other"]) == 1  # which was never trained
     printed = capsys.readouterr()
     assert re.search(
-        r"evaluated_toy:other did not hold out \d+ of the documents: it may have been trained on them", printed.out
+        r"evaluated_toy:other did not hold out \d+ of the \d+ documents: it may have been trained on them", printed.out
     )
     assert "has no checkpoint" in printed.err
 
@@ -222,7 +225,10 @@ def test_only_what_both_answered_is_compared() -> None:
     assert told == ["2 items are in both, 1 only in the first, 1 only in the second"]
     assert [(row["group"], row["items"]) for row in rows] == [("", 2), ("lang C++", 1), ("lang C", 1)]
     assert rows[0]["value"] == pytest.approx(12 / 15) and rows[0]["against"] == pytest.approx(9 / 15)
-    assert rows[0]["difference"] == pytest.approx(3 / 15) and rows[0]["low"] <= 3 / 15 <= rows[0]["high"]
+    assert rows[0]["difference"] == pytest.approx(3 / 15)
+    many = [dataclasses.replace(item, key=f"{item.key} {n}") for item in a[:2] for n in range(5)]
+    row = comparison(many, [dataclasses.replace(item, score=item.score - 1) for item in many], told.append)[0]
+    assert row["low"] <= row["difference"] <= row["high"] and row["difference"] == pytest.approx(2 / 15)
     with pytest.raises(InputError, match="bits per byte x weighs 5 in one and 6 in the other"):
         comparison(a, [dataclasses.replace(a[0], weight=6)], told.append)
     with pytest.raises(InputError, match="share no item"):
@@ -238,6 +244,16 @@ def test_a_needle_table_has_lengths_depths_and_cells() -> None:
         "length 20000 depth 0", "length 20000 depth 0.5",
     ]  # fmt: skip
     assert [row["value"] for row in rows] == [0.5, 1, 0, 0.5, 0.5, 1, 1, 0, 0]
+    assert {(row["low"], row["high"]) for row in rows} == {(None, None)}  # eight items
+
+
+def test_of_few_items_tables_give_no_interval(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["evaluated_toy", "--root", str(root), "--against", str(root / "exported"), "--context", "128"]
+    for documents, few in ((9, True), (10, False)):
+        assert main([*at, "--documents", str(documents)]) == 0
+        tables = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("bits per byte  ")]
+        assert [line.count("few") for line in tables] == ([2, 2, 3] if few else [0, 0, 0]), tables
+        assert all(line[-1] == str(documents) for line in tables)
 
 
 def test_progress_is_shown_and_ends_in_a_line() -> None:

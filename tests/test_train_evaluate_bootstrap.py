@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.errors import ConfigError, InputError
-from train.bootstrap import Interval, paired_bootstrap
+from train.bootstrap import FEWEST, Interval, paired_bootstrap, shown
 
-SCORES = st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 2, st.floats(0.5, 1e3)), min_size=1, max_size=40)
+SCORES = st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 2, st.floats(0.5, 1e3)), min_size=FEWEST, max_size=40)
 
 
 @settings(deadline=None, max_examples=60)
@@ -28,10 +28,22 @@ def test_a_model_against_itself() -> None:
 
 
 def test_the_difference_is_a_ratio_of_sums() -> None:
-    a, b, w = np.array([10.0, 2.0]), np.array([4.0, 2.0]), np.array([1.0, 5.0])
-    assert paired_bootstrap(a, b, w).difference == pytest.approx(1.0)  # not the mean of 6 and 0
+    a, b, w = np.tile([10.0, 2.0], 5), np.tile([4.0, 2.0], 5), np.tile([1.0, 5.0], 5)
     drawn = paired_bootstrap(a, b, w)
-    assert (drawn.low, drawn.high) == (0.0, 6.0)  # one document or the other, twice
+    assert drawn.difference == pytest.approx(1.0)  # not the mean of 6 and 0
+    # k of the ten are drawn of the first kind: 1 or fewer in 1.07 % of draws, 2 or fewer in 5.5 %.
+    assert (drawn.low, drawn.high) == (6 * 2 / (2 + 5 * 8), 6 * 8 / (8 + 5 * 2))
+
+
+def test_few_items_have_no_interval() -> None:
+    """One item is drawn every time: its interval would have no width, and its p be the smallest there is."""
+    for count in (1, FEWEST - 1):
+        a = np.random.default_rng(0).normal(size=count)
+        found = paired_bootstrap(a + 0.5, a)
+        assert found == Interval(pytest.approx(0.5), None, None, None)
+        assert [shown(value) for value in found] == ["0.5000", *["too few"] * 3]
+    found = paired_bootstrap(np.arange(FEWEST), np.zeros(FEWEST))
+    assert found.low is not None and found.low < found.difference and "few" not in shown(found.low)
 
 
 def test_a_constant_difference_is_certain_and_noise_is_not() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +22,13 @@ from train.on_ray import launch
 def command(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "ray_toy.py").write_text(
         "from pathlib import Path\nfrom tests.test_train_loop import toy\n"
-        f"def recipe():\n    return toy(Path({str(tmp_path)!r}), dtype='float64', out={str(tmp_path / 'run')!r})\n"
+        f"def recipe():\n    return toy(Path({str(tmp_path)!r}), dtype='float64', data='shards', out='run')\n"
     )
     repository = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{repository}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment |= {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
     words = [sys.executable, "-m", "train", "ray_toy", "--ray", "--root", str(tmp_path / "root"), *more]
-    return subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.extra
@@ -37,6 +40,38 @@ def test_two_ranks_of_ray_train_are_the_run_of_one(tmp_path: Path) -> None:
     loop.train(toy(tmp_path, dtype="float64", out=str(tmp_path / "one")), tmp_path, say=quiet)
     seen, expected = log(tmp_path / "run"), log(tmp_path / "one")
     assert [line["loss"] for line in seen] == pytest.approx([line["loss"] for line in expected], rel=1e-9)
+
+
+def test_relative_paths_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray begins a rank in a folder of its session, in an environment of its own."""
+    home, session = tmp_path / "home", tmp_path / "session"
+    toy(home)  # the shards
+    session.mkdir()
+    monkeypatch.setattr("ray.init", lambda **options: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    seen = {}
+
+    class Trainer:
+        def __init__(self, work: Callable[[dict[str, Any]], None], train_loop_config: dict[str, Any], **more: object) -> None:
+            self.work, self.job = work, train_loop_config
+
+        def fit(self) -> None:
+            seen["stays"] = os.environ["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
+            os.chdir(session)
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+            self.work(self.job)
+            seen["cublas"] = os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+    monkeypatch.setattr("train.on_ray.TorchTrainer", Trainer)
+    for name in ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_TRAIN_ENABLE_PRINT_PATCH", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "x")  # put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(home)
+    config = toy(home, data="shards", out="run")
+    launch(config, Path("root"), 2)
+    assert seen == {"stays": True, "cublas": ":4096:8"}
+    assert len(log(home / "run")) == 2 and not list(session.iterdir())
+    assert json.loads((home / "run" / "config.json").read_text())["data"] == "shards"
 
 
 def test_a_cluster_that_is_too_small_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,11 @@ def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], arguments
     assert says in capsys.readouterr().err
 
 
+def test_a_root_that_is_a_url_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes.moe_tiny", "--root", "s3://bucket/x"]) == 1
+    assert "--root s3://bucket/x: token shards are memory-mapped, a local folder" in capsys.readouterr().err
+
+
 def test_nothing_is_allocated() -> None:
     """A model of 2 · 10^15 parameters is planned as quickly as any."""
     huge = dataclasses.replace(V2, hidden_size=1 << 19, intermediate_size=1 << 20, moe_intermediate_size=1 << 17)

@@ -105,6 +105,10 @@ def test_weights_are_set_by_name_and_steps_in_every_source(tmp_path: Path) -> No
     )
     for settings, says in (
         ({"data.nets.weight": "1"}, r"--set data\.nets\.weight: no such source; there are: code, web, step"),
+        (
+            {"data": "folder", "data.web.weight": "1"},
+            r"--set data\.web\.weight: no such source; there are: none, data is not a blend",
+        ),
         ({"data.web.weight": "0"}, r"data\.web\.weight=0\.0: a finite number above 0"),
         ({"data.web.weight": "nan"}, "a finite number above 0"),
         ({"data.web.data": "x"}, r"no such field; there are: weight"),

@@ -12,6 +12,7 @@ python -m train evaluate recipes.moe_tiny --bits --fim
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import importlib
 import os
@@ -20,10 +21,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from corpus.errors import ConfigError, CorpusError, say_line
+from corpus.errors import ConfigError, CorpusError, StorageError, say_line
 from train.config import TrainConfig, apply_settings
 
-__all__ = ["load_recipe", "main"]
+__all__ = ["at_least", "load_recipe", "local", "main"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"Other commands, python -m train COMMAND --help: {', '.join(COMMANDS)}.",
     )
     _common(top)
-    top.add_argument("--steps", type=int, metavar="N", help="stop after step N; the schedule stays that of the whole run")
+    top.add_argument(
+        "--steps", type=at_least(0), metavar="N", help="stop after step N; the schedule stays that of the whole run"
+    )
     top.add_argument(
         "--ray", action="store_true", help="run the ranks as workers of Ray Train, on the cluster RAY_ADDRESS names"
     )
@@ -57,14 +60,29 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="data", help="where corpus and runs are kept (default: data)")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `least`."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if (value := int(text)) >= least:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} seen, a whole number of {least} or more expected")
+
+    return read
+
+
 def load_recipe(name: str, settings: list[str]) -> TrainConfig:
     """The TrainConfig of a recipe, with --set applied. ConfigError says what is wrong."""
     module_name, _, function = name.partition(":")
+    unknown = ConfigError(f"no recipe {module_name!r}; a module such as recipes.moe_tiny expected")
+    if not all(module_name.split(".")):  # "" and ".moe_tiny" are no names that import_module takes
+        raise unknown
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ConfigError(f"no recipe {module_name!r}; a module such as recipes.moe_tiny expected") from None
+            raise unknown from None
         raise
     make = getattr(module, function or "recipe", None)
     if not callable(make):
@@ -94,20 +112,26 @@ def _keep_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-def _local(root: str) -> Path:
-    if "://" in root:
-        raise ConfigError(f"--root {root}: token shards are memory-mapped, a local folder expected")
-    return Path(root)
+def local(folder: str, option: str = "--root") -> Path:
+    """The folder an option names. ConfigError for a URL."""
+    if "://" in folder:
+        raise ConfigError(f"{option} {folder}: token shards are memory-mapped, a local folder expected")
+    return Path(folder)
 
 
 def _train(arguments: list[str]) -> None:
-    options = parser().parse_args(arguments)
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.export is None and options.export_step is not None:
+        top.error("--export-step says which checkpoint --export writes: --export FOLDER expected as well")
+    if options.export is not None and options.ray:
+        top.error("--export trains nothing, so --ray has nothing to run; one of the two expected")
     # Read when torch is loaded, hence the imports below. OpenMP's threads otherwise spin while they wait; when another
     # program has the other core, that made a step 4 to 7 times slower here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may give other bits on every run
     _keep_memory()
-    root = _local(options.root)
+    root = local(options.root)
     config = load_recipe(options.recipe, options.set)
     import torch
 
@@ -123,7 +147,11 @@ def _train(arguments: list[str]) -> None:
     elif options.export is not None:
         from train.weights import export
 
-        export(config, root, Path(options.export), getattr(torch, options.dtype), step=options.export_step)
+        try:
+            export(config, root, Path(options.export), getattr(torch, options.dtype), step=options.export_step)
+        except OSError as error:
+            what = f"--export {options.export}: {error}; a new folder, where there is room and it may be written, expected"
+            raise StorageError(what, path=options.export) from error
     else:
         with join(config.layout) as ranks:
             train(config, root, options.steps, lambda text: print(text, flush=True), ranks)
@@ -138,7 +166,7 @@ def _inspect(arguments: list[str]) -> None:
     _common(inspect)
     inspect.add_argument("--step", type=int, required=True, metavar="N", help="the step, as the log counts: 1 is the first")
     options = inspect.parse_args(arguments)
-    for line in step_documents(load_recipe(options.recipe, options.set), _local(options.root), options.step):
+    for line in step_documents(load_recipe(options.recipe, options.set), local(options.root), options.step):
         print(line)
 
 

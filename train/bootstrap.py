@@ -5,6 +5,9 @@ together, and the difference is computed anew: what all items share, such as bei
 
 A score is a ratio of sums, Σ score / Σ weight: bits over bytes for bits per byte, right answers over tasks elsewhere. Drawing
 whole documents or tasks, never tokens or samples, keeps what belongs together together.
+
+Of few items the draws are as few: one item is drawn every time, and an interval of no width would call it certain. Below
+FEWEST items there is no interval and no p.
 """
 
 from __future__ import annotations
@@ -15,18 +18,27 @@ import numpy as np
 
 from corpus.errors import ConfigError, InputError
 
-__all__ = ["Interval", "paired_bootstrap"]
+__all__ = ["FEWEST", "Interval", "paired_bootstrap", "shown"]
 
+FEWEST = 10  # items for an interval
 _DRAWN = 1 << 22  # items drawn at once: 64 MB of numbers
 
 
 class Interval(NamedTuple):
-    """difference: first minus second. low, high: its central 95 %. p: two-sided, of there being no difference."""
+    """difference: first minus second. low, high: its central 95 %. p: two-sided, of there being no difference.
+
+    All but the difference are None for fewer than FEWEST items.
+    """
 
     difference: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def shown(value: float | None, form: str = ".4f") -> str:
+    """A figure as tables print it."""
+    return "too few" if value is None else f"{value:{form}}"
 
 
 def paired_bootstrap(
@@ -48,11 +60,14 @@ def paired_bootstrap(
     d_N = np.asarray(a_N, np.float64) - np.asarray(b_N, np.float64)
     if not np.isfinite(d_N).all() or not (w_N >= 0).all() or w_N.sum() <= 0:
         raise InputError("scores must be finite and weights 0 or more, not all 0")
+    difference = float(d_N.sum() / w_N.sum())
+    if len(d_N) < FEWEST:
+        return Interval(difference, None, None, None)
     drawn_S = np.sort(_draw(d_N, w_N, samples, np.random.default_rng(seed)))
     tail = (samples + 1) // 40  # as p counts, so that the two agree
     beyond = min(int((drawn_S <= 0).sum()), int((drawn_S >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (samples + 1))
-    return Interval(float(d_N.sum() / w_N.sum()), float(drawn_S[tail - 1]), float(drawn_S[samples - tail]), p)
+    return Interval(difference, float(drawn_S[tail - 1]), float(drawn_S[samples - tail]), p)
 
 
 def _draw(d_N: np.ndarray, w_N: np.ndarray, samples: int, dice: np.random.Generator) -> np.ndarray:

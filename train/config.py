@@ -405,7 +405,7 @@ def apply_settings(config: TrainConfig, settings: dict[str, str]) -> TrainConfig
         else:
             corpus[key] = text
     if weights:
-        own["data"] = _reweighted(config.data, weights)
+        own["data"] = _reweighted(own.get("data", config.data), weights)
     if corpus:
         own["data"] = _overridden(own.get("data", config.data), corpus)
     if model:

@@ -3,7 +3,10 @@
 tasks      bits per byte, filling in lines, needles: on documents a run held out
            pass@k, few-shot answers: on files of HumanEval's and GSM8K's format
 results    JSON lines: a first line that says of which model and with which settings, then one per document or question
-figures    Σ score / Σ weight, each with a 95 % interval; of two models the difference of the items both answered, paired
+figures    Σ score / Σ weight, each with a 95 % interval where items are many enough; of two models the difference of the items
+           both answered, paired
+
+All that can be wrong is looked at before the first task is asked: an hour of answers is not lost to the name of a file.
 """
 
 from __future__ import annotations
@@ -11,28 +14,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from corpus.errors import InputError
+from corpus.errors import ConfigError, InputError, StorageError
 from corpus.shards import atomic
-from train.bits import nats, sequence_of
+from train.bits import nats, sequence_of, windows
 from train.bootstrap import paired_bootstrap
-from train.few_shot import read_questions, score_questions
+from train.few_shot import check_questions, read_questions, score_questions
 from train.fim_lines import score_lines
 from train.functional import read_tasks, score_tasks
 from train.generate import Sampling
 from train.held_documents import Document
 from train.items import Item, Progress, Say
-from train.needle import score_needles
-from train.sandbox import Limits
+from train.needle import check_needles, score_needles
+from train.sandbox import Limits, require
 from train.subject import Subject
 
-__all__ = ["Meter", "Tasks", "answer", "comparison", "figures", "needs_documents", "read_items", "score_bits", "write_items"]
+__all__ = [
+    "Files", "Meter", "Tasks", "answer", "check_writable", "comparison", "figures", "needs_documents", "read_items", "ready",
+    "score_bits", "write_items",
+]  # fmt: skip
 
 _GROUPS = ("lang", "source", "data", "length", "depth")
 
@@ -66,10 +73,37 @@ def needs_documents(tasks: Tasks) -> bool:
     return bool(tasks.bits or tasks.fim or tasks.needle)
 
 
+class Files(NamedTuple):
+    """Rows of the files that tasks name."""
+
+    programs: list[dict[str, Any]]
+    questions: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+
+def ready(tasks: Tasks, context: int, unsafe: bool) -> Files:
+    """The files read. An error for all that can be seen to be wrong with them and the settings before a model is opened."""
+    if tasks.bits:
+        list(windows(1, *_window(tasks, context)))
+    if tasks.needle:
+        check_needles(tasks.needle, tasks.depths, context)
+    programs, questions = [], []
+    if tasks.humaneval is not None:
+        require(unsafe)
+        programs = read_tasks(tasks.humaneval)
+    if tasks.gsm8k is not None:
+        questions = read_questions(tasks.gsm8k)
+    examples = questions if tasks.examples is None else read_questions(tasks.examples)
+    if questions:
+        check_questions(questions, examples, shots=tasks.shots, most=tasks.most, context=context)
+    return Files(programs, questions, examples)
+
+
 def answer(
     subject: Subject,
     tasks: Tasks,
     documents: Sequence[Document],
+    files: Files,
     *,
     say: Say,
     workers: int,
@@ -77,26 +111,12 @@ def answer(
     batch_tokens: int = 8192,
 ) -> list[Item]:
     """Everything in `tasks`, asked of one model."""
-    shared: dict[str, Any] = {"seed": tasks.seed, "batch_tokens": batch_tokens}
-    items: list[Item] = []
-    if tasks.bits:
-        meter = Meter("bits per byte", len(documents))
-        items += score_bits(subject, documents, tasks, batch_tokens, meter)
-    if tasks.fim:
-        meter = Meter("fim line", len(documents))
-        items += score_lines(subject, documents, most=tasks.line, say=say, progress=meter, **shared)
-    if tasks.needle:
-        count = len(tasks.needle) * len(tasks.depths) * tasks.repeats
-        meter = Meter("needle", count)
-        lengths, depths = tasks.needle, tasks.depths
-        items += score_needles(
-            subject, documents, lengths=lengths, depths=depths, repeats=tasks.repeats, progress=meter, **shared
-        )
-    if tasks.humaneval is not None:
-        programs = read_tasks(tasks.humaneval)
-        items += score_tasks(
+    shared: dict[str, Any] = {"seed": tasks.seed, "batch_tokens": batch_tokens, "say": say}
+
+    def programs(rows: Sequence[dict[str, Any]]) -> list[Item]:
+        return score_tasks(
             subject,
-            programs,
+            rows,
             samples=tasks.samples,
             ks=tasks.ks,
             sampling=Sampling(tasks.temperature, tasks.top_p),
@@ -104,25 +124,52 @@ def answer(
             limits=tasks.limits,
             workers=workers,
             unsafe=unsafe,
-            say=say,
-            progress=Meter("programs written", len(programs) * tasks.samples),
-            running=Meter("programs run", len(programs) * tasks.samples),
+            progress=Meter("programs written", len(rows) * tasks.samples),
+            running=Meter("programs run", len(rows) * tasks.samples),
             **shared,
         )
+
+    bits, lines, needles, ran, few = [], [], [], [], []
+    if tasks.humaneval is not None:
+        programs([])  # of no task: whether its settings go together
+    # What may find the documents or the tokenizer unfit comes first.
+    if tasks.fim:
+        lines = score_lines(subject, documents, most=tasks.line, progress=Meter("fim line", len(documents)), **shared)
+    if tasks.needle:
+        meter = Meter("needle", len(tasks.needle) * len(tasks.depths) * tasks.repeats)
+        needles = score_needles(
+            subject,
+            documents,
+            lengths=tasks.needle,
+            depths=tasks.depths,
+            repeats=tasks.repeats,
+            seed=tasks.seed,
+            batch_tokens=batch_tokens,
+            progress=meter,
+        )
+    if tasks.bits:
+        bits = score_bits(subject, documents, tasks, batch_tokens, Meter("bits per byte", len(documents)))
+    if tasks.humaneval is not None:
+        ran = programs(files.programs)
     if tasks.gsm8k is not None:
-        rows = read_questions(tasks.gsm8k)
-        examples = rows if tasks.examples is None else read_questions(tasks.examples)
-        meter = Meter("few-shot", len(rows))
-        items += score_questions(subject, rows, examples, say=say, progress=meter, shots=tasks.shots, most=tasks.most, **shared)
-    return items
+        meter = Meter("few-shot", len(files.questions))
+        few = score_questions(
+            subject, files.questions, files.examples, shots=tasks.shots, most=tasks.most, progress=meter, **shared
+        )
+    return [*bits, *lines, *needles, *ran, *few]
+
+
+def _window(tasks: Tasks, context: int) -> tuple[int, int]:
+    """(window, stride) in tokens."""
+    window = context if tasks.window is None else tasks.window
+    return window, max(1, window // 2) if tasks.stride is None else tasks.stride
 
 
 def score_bits(
     subject: Subject, documents: Sequence[Document], tasks: Tasks, batch_tokens: int, progress: Progress
 ) -> list[Item]:
     """An item of "bits per byte" a document: its bits, weighed with its bytes of UTF-8."""
-    window = tasks.window or subject.context
-    stride = tasks.stride or max(1, window // 2)
+    window, stride = _window(tasks, subject.context)
     sequences = [sequence_of(subject, ids) for ids in subject.codec.encode([document.text for document in documents])]
     found = nats(subject, sequences, window=window, stride=stride, batch_tokens=batch_tokens, progress=progress)
     items = []
@@ -156,6 +203,18 @@ class Meter:
 
 
 # --- Results ------------------------------------------------------------------------------------------------------------
+
+
+def check_writable(path: Path) -> None:
+    """An error now, not after hours of answers, where write_items could not write `path`."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; a file for the results expected")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        what = f"results cannot be written to {path}: {error.strerror}; a file in a folder that can be written to expected"
+        raise StorageError(what, path=str(path)) from error
 
 
 def write_items(path: Path, name: str, settings: dict[str, Any], items: Sequence[Item]) -> None:

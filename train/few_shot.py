@@ -17,6 +17,7 @@ The answer is decoded greedily up to the next "Question:" or the end. What count
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -30,7 +31,7 @@ from train.generate import generate
 from train.items import Item, Progress, Say, key_of, last_tokens, read_rows
 from train.subject import Codec, Subject
 
-__all__ = ["number_in", "prompt_for", "read_questions", "score_questions", "shots_for"]
+__all__ = ["check_questions", "number_in", "prompt_for", "read_questions", "score_questions", "shots_for"]
 
 # A minus is a sign only where no digit or letter stands before it: "5-3" ends in 3.
 _NUMBER = re.compile(r"(?<![\w.])[-+](?=\$?\.?\d)\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)|\d[\d,]*(?:\.\d+)?|\.\d+")
@@ -68,6 +69,17 @@ def shots_for(question: str, rows: Sequence[dict[str, Any]], count: int, seed: i
     return found
 
 
+def check_questions(
+    rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, Any]], *, shots: int, most: int, context: int
+) -> None:
+    """ConfigError where an answer does not fit into the context, or a question has too few examples beside itself."""
+    if context - most < 2:
+        raise ConfigError(f"{most} new tokens do not fit into the context of {context}; fewer expected")
+    same = Counter(example["question"] for example in examples)
+    fewest = max(rows, key=lambda row: same[row["question"]])
+    shots_for(fewest["question"], examples, shots, 0)
+
+
 def prompt_for(question: str, shots: Sequence[dict[str, Any]]) -> str:
     told = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots)
     return f"{told}Question: {question}\nAnswer:"
@@ -95,9 +107,8 @@ def score_questions(
     progress: Progress = lambda done: None,
 ) -> list[Item]:
     """An item of "few-shot" a question. Examples that do not fit into the context are left out, first ones first: said."""
+    check_questions(rows, examples, shots=shots, most=most, context=subject.context)
     room = subject.context - most - 1
-    if room < 1:
-        raise ConfigError(f"{most} new tokens do not fit into the context of {subject.context}; fewer expected")
     chosen = [shots_for(row["question"], examples, shots, seed) for row in rows]
     fitted = [_fit(subject.codec, row["question"], told, room) for row, told in zip(rows, chosen)]
     used = [count for _, count in fitted]

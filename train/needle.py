@@ -21,7 +21,7 @@ from train.held_documents import Document
 from train.items import Item, Progress, key_of
 from train.subject import Codec, Subject
 
-__all__ = ["NEEDLE", "QUESTION", "Haystack", "haystack", "score_needles", "set_needle"]
+__all__ = ["NEEDLE", "QUESTION", "Haystack", "check_needles", "haystack", "score_needles", "set_needle"]
 
 NEEDLE = "\nThe secret number of this text is {number}.\n"
 QUESTION = "\nThe secret number of this text is"
@@ -70,6 +70,17 @@ def set_needle(
     raise InputError("a hundred random numbers are all in the haystack; other documents expected")
 
 
+def check_needles(lengths: Sequence[int], depths: Sequence[float], context: int) -> None:
+    """ConfigError for a depth outside the text, or a length that leaves the context no room for an answer."""
+    if any(not 0 <= depth <= 1 for depth in depths):
+        raise ConfigError(f"depths {', '.join(map(str, depths))}: from 0 to 1 expected")
+    if longest := [length for length in lengths if length + _NEW > context]:
+        raise ConfigError(
+            f"length={max(longest)} and an answer of {_NEW} tokens do not fit into the context of {context}; --context "
+            "for a model that was trained further"
+        )
+
+
 def score_needles(
     subject: Subject,
     documents: Sequence[Document],
@@ -82,13 +93,7 @@ def score_needles(
     progress: Progress = lambda done: None,
 ) -> list[Item]:
     """An item of "needle" for every length, depth and repetition, grouped by both."""
-    if any(not 0 <= depth <= 1 for depth in depths):
-        raise ConfigError(f"depths {', '.join(map(str, depths))}: from 0 to 1 expected")
-    if longest := [length for length in lengths if length + _NEW > subject.context]:
-        raise ConfigError(
-            f"length={max(longest)} and an answer of {_NEW} tokens do not fit into the context of {subject.context}; --context "
-            "for a model that was trained further"
-        )
+    check_needles(lengths, depths, subject.context)
     wanted = [(n, d, r) for n in lengths for d in depths for r in range(repeats)]
     hays = [
         set_needle(documents, subject, n, d, key_of(f"hay {n} {r}", seed), key_of(f"number {n} {d} {r}", seed))

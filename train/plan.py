@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corpus.errors import ConfigError, CorpusError, InputError
-from train.__main__ import load_recipe
+from train.__main__ import load_recipe, local
 from train.config import TrainConfig, check_layout
 from train.cost import DEVICES, Memory, components, memory, operations_per_token
 from train.schedule import samples_before
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"--mfu {options.mfu}: above 0 and at most 1 expected")
         if options.devices is not None and options.devices < 1:
             raise ConfigError(f"--devices {options.devices}: 1 or more expected")
-        config = with_vocabulary(load_recipe(options.recipe, options.set), Path(options.root))
+        config = with_vocabulary(load_recipe(options.recipe, options.set), local(options.root))
         check_layout(config)
         for line in plan_lines(config, options.card, options.devices or config.layout.ranks, options.mfu):
             print(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from train.model import Model
 from train.sources import open_data, streams
 from train.weights import open_weights
 
-__all__ = ["Codec", "Held", "Subject", "held_by", "held_in", "open_folder", "open_trained"]
+__all__ = ["Codec", "Held", "Subject", "held_by", "held_in", "not_held", "open_folder", "open_trained"]
 
 
 class Codec:
@@ -98,11 +98,13 @@ class Held:
     numbers: np.ndarray
 
 
-def open_trained(config: TrainConfig, root: Path, device: str) -> Subject:
-    """The newest checkpoint of a run. InputError where there is none."""
+def open_trained(config: TrainConfig, root: Path, device: str, say: Callable[[str], None] = print) -> Subject:
+    """The newest checkpoint of a run; one that is damaged is passed over, and that is said. InputError where there is none."""
     torch.use_deterministic_algorithms(config.deterministic)
     found = open_weights(config, root, getattr(torch, config.dtype))
-    name = f"{found.folder.name} step {found.step}{found.passed_over}"
+    name = f"{found.folder.name} step {found.step}"  # of the results' file as well, so no sentence
+    if found.passed_over:
+        say(f"{name}{found.passed_over}")
     codec = Codec(found.shards.tokenizer_path)
     begin, end = _ends(codec, False)
     return Subject(name, found.model.to(device).eval(), codec, config.seq_len, begin, end)
@@ -117,6 +119,26 @@ def held_by(config: TrainConfig, root: Path) -> list[Held]:
             f"seq_len={config.seq_len}. Raise validation, which is another run, or name shards it has not seen with --data."
         )
     return [Held(reader.name, reader.shards, np.sort(reader.order.epoch(0).documents)) for reader in held.readers]
+
+
+def not_held(config: TrainConfig, root: Path, documents: Sequence[Held]) -> tuple[int, int]:
+    """How many of these documents a run does not hold out: (of shards it reads, of shards it does not).
+
+    The first it trains on, as far as it comes. Of the others nothing is known: their texts may be in its own shards, or not.
+    """
+    data = open_data(config, root)
+    held = streams(config, data)[1]
+    unseen = {shards.folder.resolve(): np.zeros(0, np.int64) for shards in data.shards}
+    for reader in [] if held is None else held.readers:
+        unseen[reader.shards.folder.resolve()] = reader.order.epoch(0).documents
+    trained = other = 0
+    for asked in documents:
+        known = unseen.get(asked.shards.folder.resolve())
+        if known is None:
+            other += len(asked.numbers)
+        else:
+            trained += int((~np.isin(asked.numbers, known)).sum())
+    return trained, other
 
 
 def held_in(folder: Path, share: float) -> list[Held]:
