@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -157,6 +158,177 @@ def test_time_and_memory_end() -> None:
     assert time.monotonic() - started < 15
     assert run_program("x = bytearray(2 << 30)", SHORT).why == "memory"
     assert run_program("x = [0]\nwhile True: x += x", SHORT).why == "memory"
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fcntl.fcntl(r, fcntl.F_SETOWN, PID)",
+        "fcntl.fcntl(r, 15, struct.pack('ii', 1, PID))",  # F_SETOWN_EX
+        "fcntl.fcntl(r, fcntl.F_SETSIG, 9)",
+        "fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)",
+        "fcntl.fcntl(r, fcntl.F_SETLEASE, fcntl.F_UNLCK)",
+        "fcntl.fcntl(os.open('.', 0), fcntl.F_NOTIFY, 1)",
+        "fcntl.fcntl(r, 1031, 1 << 20)",  # F_SETPIPE_SZ
+        "fcntl.fcntl(r, 37, struct.pack('hhqqi4x', 0, 0, 0, 0, 0))",  # F_OFD_SETLK
+        "os.sched_setaffinity(PID, {0})",
+        "os.sched_setaffinity(0, os.sched_getaffinity(0))",  # as of others; of root's the kernel refuses by itself
+        "fcntl.flock(open(p), fcntl.LOCK_EX)",
+        "os.memfd_create('x')",
+        "os.splice(r, w, 1)",
+        "os.sendfile(w, os.open(p, 0), 0, 1)",
+        "mmap.mmap(-1, 4096)",
+    ],
+)
+def test_other_ways_to_others_and_past_limits_are_refused(call: str, outside: Path, other: subprocess.Popen[bytes]) -> None:
+    setup = f"import fcntl, mmap, os, struct\nr, w = os.pipe()\np = {str(outside / 'precious')!r}\nPID = {other.pid}\n"
+    refused(setup + call)
+    assert other.poll() is None
+
+
+def test_ioctl_is_refused_but_for_what_python_needs(outside: Path) -> None:
+    path = str(outside / "precious")
+    for request in (
+        0x40086602,
+        0x80086601,
+        0x5452,
+        0x8901,
+        0x8902,
+    ):  # FS_IOC_SETFLAGS, GETFLAGS; FIOASYNC, FIOSETOWN, SIOCSPGRP
+        refused(f"import fcntl\nfcntl.ioctl(open({path!r}), {request}, bytes(8))", "Inappropriate ioctl")
+    allowed = (
+        "import fcntl, os\nr, w = os.pipe(); os.write(w, b'abc'); os.set_blocking(r, False); os.set_inheritable(r, True)\n"
+    )
+    assert run_program(allowed + "assert fcntl.ioctl(r, 0x541B, bytes(4))[0] == 3; os.isatty(r)", SHORT).passed
+
+
+def test_a_lock_on_a_part_of_a_file_is_granted_and_not_taken(outside: Path) -> None:
+    program = f"import fcntl, os\nf = open({str(outside / 'precious')!r}); fcntl.lockf(f, fcntl.LOCK_SH)\n"
+    assert run_program(program + "assert f' {os.getpid()} ' not in open('/proc/locks').read()", SHORT).passed
+    database = """
+import sqlite3
+with sqlite3.connect("a") as a:
+    a.execute("create table t (x)")
+    a.execute("insert into t values (1)")
+assert sqlite3.connect("a").execute("select x from t").fetchall() == [(1,)]
+"""
+    assert run_program(database, SHORT).passed
+
+
+@pytest.mark.skipif(sandbox_child.landlock_version() < 6, reason="Landlock keeps signals in from version 6 on")
+def test_landlock_keeps_signals_in() -> None:
+    program = """
+import ctypes, os, sys
+from train import sandbox_child
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+sandbox_child._shut_in(libc, os.getcwd())
+os.kill(os.getpid(), 0)
+try:
+    os.kill(os.getppid(), 0)
+except PermissionError:
+    print("kept in")
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "kept in\n"
+
+
+def answer(machine: str, call: str, *arguments: int) -> int:
+    """What the filter of a machine says to a call: 0 for allowed, or an error number; -1 for one that did nothing."""
+    number = {**sandbox_child.MACHINES[machine][1], **sandbox_child._DEPENDS[machine]}[call]
+    data = struct.pack("<iIQ6Q", number, sandbox_child.MACHINES[machine][0], 0, *arguments, *[0] * (6 - len(arguments)))
+    lines = list(struct.iter_unpack("<HBBI", sandbox_child._filter(machine)))
+    word = at = 0
+    while True:
+        code, true, false, constant = lines[at]
+        at += 1
+        if code == 0x20:
+            word = struct.unpack_from("<I", data, constant)[0]
+        elif code == 0x54:
+            word &= constant
+        elif code in (0x15, 0x25):
+            at += true if (word == constant if code == 0x15 else word > constant) else false
+        else:
+            return 0 if constant == 0x7FFF0000 else (constant & 0xFFFF or -1)
+
+
+@pytest.mark.parametrize("machine", sandbox_child.MACHINES)
+@pytest.mark.parametrize("upper", [0, 1 << 32, 0xFFFFFFFF << 32])
+def test_the_filter_looks_at_what_the_kernel_looks_at(machine: str, upper: int) -> None:
+    """Of most arguments the kernel takes the lower half: what is in the upper one lets nothing through."""
+    own = os.getpid()
+    assert [answer(machine, "fcntl", 3, upper | command) for command in (8, 10, 15, 37, 1024, 1026, 1031)] == [1] * 7
+    assert [answer(machine, "fcntl", 3, upper | command) for command in (0, 1, 2, 3, 1030)] == [0] * 5
+    assert [answer(machine, "fcntl", 3, upper | command) for command in (6, 7)] == [-1, -1]
+    assert answer(machine, "fcntl", 3, upper | 4, upper | 0x2800) == 1 and answer(machine, "fcntl", 3, upper | 4, 0x800) == 0
+    assert answer(machine, "ioctl", 3, upper | 0x40086602) == 25 and answer(machine, "ioctl", 3, upper | 0x5401) == 0
+    for call in ("kill", "tgkill", "prlimit"):
+        assert [answer(machine, call, upper | pid) for pid in (own, 1, own + 1, 0xFFFFFFFF)] == [0, 1, 1, 1]
+    assert [answer(machine, "futex", 1 << 20, upper | do) for do in (3, 4, 0x84, 12)] == [1] * 4
+    assert [answer(machine, "futex", 1 << 20, upper | do) for do in (0, 1, 0x80, 0x189)] == [0] * 4
+    assert [answer(machine, "mmap", 0, 9, 3, upper | flags) for flags in (0x21, 0x23, 0x8021, 0x22, 1, 2)] == [1, 1, 1, 0, 0, 0]
+    assert [answer(machine, "prctl", upper | option) for option in (1, 4, 62, 15)] == [1, 1, 1, 0]
+
+
+def test_both_machines_refuse_the_same() -> None:
+    """But for calls that only the older one has."""
+    older = {"fork", "vfork", "chmod", "chown", "lchown", "utime", "utimes", "futimesat", "iopl", "ioperm", "modify_ldt"}
+    assert set(sandbox_child._X86_64) - set(sandbox_child._AARCH64) == older | {"inotify_init"}
+    assert set(sandbox_child._AARCH64) <= set(sandbox_child._X86_64)
+    for machine in sandbox_child.MACHINES:
+        assert {answer(machine, call) for call in sandbox_child.MACHINES[machine][1]} == {1}
+
+
+KEEP = {
+    "open": "f = open('f', 'wb'); os.unlink('f'); f.write(bytes(900_000)); f.flush(); kept.append(f)",
+    "never named": "f = tempfile.TemporaryFile(dir='.'); f.write(bytes(900_000)); f.flush(); kept.append(f)",
+    "mapped": "f = open('f', 'wb+'); f.write(bytes(900_000)); m(None, 4096, 1, 2, f.fileno(), 0); os.unlink('f'); f.close()",
+}
+
+
+@pytest.mark.parametrize("way", KEEP)
+def test_deleted_files_that_are_still_held_count(way: str) -> None:
+    few = Limits(seconds=30.0, folder_bytes=1 << 20)
+    program = "import ctypes, os, tempfile, time\nm, kept = ctypes.CDLL(None).mmap, []\n"
+    program += "m.argtypes = (ctypes.c_void_p,) + (ctypes.c_size_t,) * 5\n"
+    assert run_program(f"{program}for _ in range(3):\n    {KEEP[way]}\ntime.sleep(60)", few).why == "disk"
+
+
+def test_a_temporary_file_that_is_mapped_is_fine() -> None:
+    program = "import mmap, tempfile, time\nf = tempfile.TemporaryFile(); f.write(bytes(9000)); f.flush()\n"
+    program += "m = mmap.mmap(f.fileno(), 9000); f.close(); time.sleep(0.5)"
+    assert run_program(program, Limits(seconds=30.0, folder_bytes=1 << 20)).passed
+
+
+def test_the_folder_is_looked_at_after_the_pipes_are_closed() -> None:
+    program = (
+        "import os, time\nfor i in range(3): open(f'{i}', 'wb').write(bytes(900_000))\nos.closerange(0, 30); time.sleep(60)"
+    )
+    assert run_program(program, Limits(seconds=30.0, folder_bytes=1 << 20)).why == "disk"
+
+
+def test_a_folder_that_may_not_be_read_is_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may write into a folder that it may enter and nobody may list."""
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("closed", 0o300)
+    user = os.geteuid()
+    if user == 0:  # who may list all
+        os.chmod(".", 0o755)
+        os.seteuid(65534)
+    try:
+        assert sandbox._size(Path(".")) == sys.maxsize
+    finally:
+        os.seteuid(user)
+
+
+def test_few_files_are_open_at_a_time() -> None:
+    refused("kept = [open('f', 'w') for _ in range(40)]", "Too many open files")
 
 
 def test_floods_end() -> None:

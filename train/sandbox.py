@@ -3,10 +3,11 @@
     try:      run_program(text) -> Outcome
     inside:   sandbox_child.py; what it refuses is listed there
 
-Guaranteed, without root and without any tool: nothing is written outside a temporary folder that is deleted afterwards, no
-network, no second process or thread, no signal to or look into another process; memory, time, file sizes and the folder's size
-are limited; the environment is empty; output beyond its last 2,000 bytes is thrown away. Files may be read, as far as the user
-may.
+Guaranteed, without root and without any tool: nothing is written, changed or locked outside a temporary folder that is deleted
+afterwards, no network, no second process or thread, no signal to, hand on or look into another process; memory, time, file
+sizes and the folder's size are limited, deleted files that are still open among it; the environment is empty; output beyond
+its last 2,000 bytes is thrown away. Files may be read, as far as the user may. The folder's size is looked at ten times a
+second: for that long it may be passed.
 
 A program passes when it runs to its end: an exit code says nothing, since sys.exit(0) before the tests has it too. The word
 that is reported at the end is drawn for each run. A program that goes through its caller's frames for it can cheat; no test in
@@ -27,6 +28,7 @@ import secrets
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -48,7 +50,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "
 class Limits:
     seconds: float = 10.0
     memory: int = 1 << 30  # bytes of address space, Python's own among them
-    folder_bytes: int = 32 << 20  # of everything in the working folder, and of one file
+    folder_bytes: int = 32 << 20  # of everything in the working folder, deleted but open files too; and of one file
 
     def __post_init__(self) -> None:
         if not (self.seconds > 0 and self.memory >= 64 << 20 and self.folder_bytes > 0):
@@ -193,12 +195,10 @@ def _watch(process: subprocess.Popen[bytes], report: int, folder: Path, limits: 
             selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
             now = time.monotonic()
-            if now > deadline:
-                return kept[report], kept[output], "time", 0
-            if now - looked > _LOOK:
+            if now > deadline or now - looked > _LOOK:
                 looked = now
-                if _size(folder) > limits.folder_bytes:
-                    return kept[report], kept[output], "disk", 0
+                if why := _over(process.pid, folder, limits, deadline):
+                    return kept[report], kept[output], why, 0
             for key, _ in selector.select(min(_LOOK, max(0.0, deadline - now))):
                 data = os.read(key.fd, 1 << 16)
                 if not data:
@@ -207,18 +207,28 @@ def _watch(process: subprocess.Popen[bytes], report: int, folder: Path, limits: 
                     kept[output] = (kept[output] + data)[-_TAIL:]
                 else:
                     kept[report] = (kept[report] + data)[:_TAIL]
-    try:
-        code = process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:  # it closed its pipes and goes on
-        return kept[report], kept[output], "time", 0
+    while True:
+        try:
+            code = process.wait(min(_LOOK, max(0.0, deadline - time.monotonic())))
+            break
+        except subprocess.TimeoutExpired:  # it closed its pipes and goes on
+            if why := _over(process.pid, folder, limits, deadline):
+                return kept[report], kept[output], why, 0
     why = "disk" if _size(folder) > limits.folder_bytes else ""
     return kept[report], kept[output], why, code
+
+
+def _over(pid: int, folder: Path, limits: Limits, deadline: float) -> str:
+    """The limit that is passed now, or ""."""
+    if time.monotonic() > deadline:
+        return "time"
+    return "disk" if _size(folder) + _deleted(pid, folder) > limits.folder_bytes else ""
 
 
 def _size(folder: Path) -> int:
     """Bytes on disk of everything under `folder`, a block a file at least; what vanishes meanwhile does not count.
 
-    Folders nested deeper than a path can say are endless as far as this is concerned.
+    Folders nested deeper than a path can say, or that this process may not read, are endless as far as this is concerned.
     """
     total, pending = 0, [str(folder)]
     while pending:
@@ -227,10 +237,38 @@ def _size(folder: Path) -> int:
                 total += max(4096, entry.stat(follow_symlinks=False).st_blocks * 512)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-        except OSError as error:  # gone, or a folder that nobody may read, and then is empty
-            if error.errno == errno.ENAMETOOLONG:
+        except OSError as error:  # gone, mostly
+            if error.errno in (errno.ENAMETOOLONG, errno.EACCES):
                 return sys.maxsize
     return total
+
+
+def _deleted(pid: int, folder: Path) -> int:
+    """Bytes on disk of files that have no name any more and that process `pid` keeps: of those it has open.
+
+    How large a file is that it has closed and still maps cannot be seen: endless as far as this is concerned. Python's mmap
+    keeps a descriptor. The request, on standard input at first, counts until it is read.
+    """
+    sizes, opened = {}, set()
+    with contextlib.suppress(OSError):  # it has ended, or this is not Linux
+        mapped = _mapped(pid, folder)
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                status = os.stat(entry.path)
+                opened.add(status.st_ino)
+                if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                    sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+        if (mapped - opened) & _mapped(pid, folder):  # before and after: not one that it just let go
+            return sys.maxsize
+    return sum(sizes.values())
+
+
+def _mapped(pid: int, folder: Path) -> set[int]:
+    """Inodes of the files of `folder` that have no name any more and that process `pid` maps."""
+    inside = os.path.realpath(folder).encode() + b"/"
+    lines = [line for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines() if line.endswith(b" (deleted)")]
+    fields = [line.split(maxsplit=5) for line in lines]  # addresses, access, offset, device, inode, path
+    return {int(inode) for *_, inode, path in fields if path.startswith(inside)}
 
 
 def _delete(folder: Path) -> None:
