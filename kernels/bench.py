@@ -1,15 +1,16 @@
 """Times every kernel on a GPU: `python -m kernels.bench [--out kernels.jsonl] [--readme]`, after `make kernels`.
 
 First the laws in small (kernels.check); a kernel that disagrees is not timed. Then each op in both papers' shapes at
-T = 16,384, beside torch eager, torch.compile and plain Triton (kernels/peers.py): a CUDA graph of the op on one set of buffers
-after another, together larger than any cache, is replayed 60 times, and the median is divided by the number of sets. Rates are
-of the bytes that the op has to move, and beside them that rate as a share of a copy's in the same run. Each line is written as
-it comes, so a run that is cut short leaves what it has. --readme rewrites the table of kernels/README.md.
+T = 16,384, beside torch eager, torch.compile and plain Triton (kernels/peers.py): a CUDA graph of 24 calls or more, on one set
+of buffers after another, together larger than any cache, is replayed 30 times, and the median is divided by the calls. Rates
+are of the bytes that the op has to move, and beside them that rate as a share of a copy's in the same run. Each line is written
+as it comes, so a run that is cut short leaves what it has. --readme rewrites the table of kernels/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import itertools
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kernels import peers
+from kernels import peers, reference
 from kernels.build import build
 from kernels.check import disagreements
 from kernels.native import KernelError, Library, Router
@@ -29,7 +30,8 @@ from kernels.native import KernelError, Library, Router
 __all__ = ["main"]
 
 COLD = 256 << 20  # bytes that rotate: several times the 50 to 126 MB of second-level cache of the GPUs of now
-REPLAYS = 60
+CALLS = 24  # in a graph at least: what a replay costs by itself is divided by them
+REPLAYS = 30
 README = Path(__file__).parent / "README.md"
 
 
@@ -51,7 +53,8 @@ SHARES = {"permute": 0.85, "permute backward": 0.85, "combine": 0.85, "combine b
 Set = dict[str, Tensor]  # the buffers of one call
 
 
-def make_set(shape: Shape, tokens: int, library: Library, seed: int, device: str = "cuda") -> Set:
+def make_set(op: Op, shape: Shape, tokens: int, library: Library, seed: int, device: str = "cuda") -> Set:
+    """What the op and its peers read, and no more: all buffers of V2's largest ops together are 5 GB."""
     dice = torch.Generator(device).manual_seed(seed)
     rows, k = tokens * shape.router.k, shape.router.k
 
@@ -61,12 +64,18 @@ def make_set(shape: Shape, tokens: int, library: Library, seed: int, device: str
     logits = noise(tokens, shape.experts, dtype=torch.float32)
     experts, weights, _, balance = library.gate(logits, None, None, shape.router)
     offs, pos, src = library.route(experts, shape.experts)
-    return {
+    made = {
         "logits": logits, "experts": experts, "weights": weights, "balance": balance, "offs": offs, "pos": pos, "src": src,
-        "dweights": noise(tokens, k, dtype=torch.float32), "dlosses": noise(4, dtype=torch.float32),
-        "x": noise(tokens, shape.hidden), "y": noise(rows, shape.hidden),
-        "gate_up": noise(rows, 2 * shape.inner), "dout": noise(rows, shape.inner),
+        "dlosses": noise(4, dtype=torch.float32),
     }  # fmt: skip
+    large: dict[str, Callable[[], Tensor]] = {
+        "dweights": lambda: noise(tokens, k, dtype=torch.float32),
+        "x": lambda: noise(tokens, shape.hidden),
+        "y": lambda: noise(rows, shape.hidden),
+        "gate_up": lambda: noise(rows, 2 * shape.inner),
+        "dout": lambda: noise(rows, shape.inner),
+    }
+    return {name: made[name] if name in made else large[name]() for name in (*op.needs, "balance", "dlosses")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,13 @@ OPS = [
         "gate backward", ("logits", "experts", "dweights"), lambda t, s: 8 * t * s.experts + 8 * t * s.router.k,
         lambda lib, s, b: lib.gate_backward(
             b["logits"], None, b["experts"], b["balance"], b["dweights"], b["dlosses"], s.router
+        ),
+    ),
+    Op(
+        "drop", ("experts", "weights"), lambda t, s: 16 * t * s.router.k,
+        lambda lib, s, b: lib.drop(
+            b["experts"], b["weights"], None, s.experts, s.router.devices, s.router.segments,
+            reference.room(b["experts"].numel() // s.router.segments, s.router.devices, 1.0),
         ),
     ),
     Op("route", ("experts",), lambda t, s: 12 * t * s.router.k, lambda lib, s, b: lib.route(b["experts"], s.experts)),
@@ -122,18 +138,24 @@ def microseconds(call: Callable[[Set], object], sets: list[Set]) -> float:
     for one in sets[:3]:
         call(one)
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
+    graph, rounds = torch.cuda.CUDAGraph(), max(1, CALLS // len(sets))
+    kept: collections.deque[object] = collections.deque(maxlen=len(sets))  # or every call would write the same memory
     with torch.cuda.graph(graph):
-        for one in sets:
-            call(one)
-    return statistics.median([elapsed(graph.replay) for _ in range(REPLAYS + 5)][5:]) / len(sets)
+        for one in sets * rounds:
+            kept.append(call(one))
+    return statistics.median([elapsed(graph.replay) for _ in range(REPLAYS + 5)][5:]) / len(sets) / rounds
 
 
 def copy_rate() -> float:
-    """Bytes a second, read and written, of a copy of 1 GiB; not in a graph, where a slower copy engine does it."""
+    """Bytes a second, read and written, of copies of 1 GiB; not in a graph, where a slower copy engine does it."""
     a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     b = torch.empty_like(a)
-    return 2 * a.numel() / statistics.median(elapsed(lambda: b.copy_(a)) for _ in range(REPLAYS)) * 1e6
+
+    def copies() -> None:
+        for _ in range(CALLS):
+            b.copy_(a)
+
+    return 2 * a.numel() * CALLS / statistics.median(elapsed(copies) for _ in range(REPLAYS)) * 1e6
 
 
 def elapsed(call: Callable[[], object]) -> float:
@@ -147,13 +169,9 @@ def elapsed(call: Callable[[], object]) -> float:
 
 
 def measure(shape: Shape, tokens: int, library: Library, copy: float) -> Iterator[dict[str, object]]:
-    """One line an op. Raises KernelError where our own kernel cannot be timed."""
+    """One line an op, also where memory does not suffice. Raises KernelError where our own kernel cannot be timed."""
     where = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy GB/s": copy / 1e9}
     for op in OPS:
-        first = make_set(shape, tokens, library, 0)
-        each = sum(first[name].nbytes for name in op.needs)
-        sets = [first, *(make_set(shape, tokens, library, i) for i in range(1, max(3, min(64, COLD // each))))]
-        sets = [{n: t for n, t in one.items() if n in (*op.needs, "balance", "dlosses")} for one in sets]
         line: dict[str, object] = {
             "op": op.name,
             "shape": shape.name,
@@ -161,26 +179,36 @@ def measure(shape: Shape, tokens: int, library: Library, copy: float) -> Iterato
             "bytes": op.moved(tokens, shape),
         } | where
         contenders = {"ours": lambda b, op=op: op.ours(library, shape, b)} | peers.of(op.name, shape.experts, shape.router)
+        sets: list[Set] = []
         for who, call in contenders.items():
             try:
+                sets = sets or make_sets(op, shape, tokens, library)
                 line[who] = microseconds(call, sets)
             except (RuntimeError, NotImplementedError, KernelError) as error:
                 why = f"{type(error).__name__}: {error}".split("\n")[0]
-                if who == "ours":
+                # After it the end of a capture may fail too.
+                memory = any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__context__))
+                if who == "ours" and not memory:
                     raise KernelError(
                         f"{op.name}, {shape.name}, {tokens} tokens: our own kernel cannot be timed: {why}"
                     ) from error
-                line[who], line[f"{who} failed"] = None, why  # a peer that cannot be captured is said, not left out
-        line["GB/s"] = op.moved(tokens, shape) / float(line["ours"]) / 1e3  # type: ignore[arg-type]
-        line["share of copy"] = float(line["GB/s"]) * 1e9 / copy  # type: ignore[arg-type]
+                line[who], line[f"{who} failed"] = None, why  # one that cannot be captured is said, not left out
+            torch.cuda.empty_cache()  # of the graph's own memory
+        if line["ours"] is not None:
+            line["GB/s"] = op.moved(tokens, shape) / float(line["ours"]) / 1e3  # type: ignore[arg-type]
+            line["share of copy"] = float(line["GB/s"]) * 1e9 / copy  # type: ignore[arg-type]
         yield line
-        del sets, first
-        torch.cuda.empty_cache()
+
+
+def make_sets(op: Op, shape: Shape, tokens: int, library: Library, device: str = "cuda") -> list[Set]:
+    first = make_set(op, shape, tokens, library, 0, device)
+    each = sum(first[name].nbytes for name in op.needs)
+    return [first, *(make_set(op, shape, tokens, library, i, device) for i in range(1, max(3, COLD // each)))]
 
 
 def table(lines: list[dict[str, object]], copy: float) -> str:
-    def time(value: object) -> str:
-        return "-" if value is None else f"{value:.1f}"
+    def shown(value: object, form: str = ".1f") -> str:
+        return "-" if value is None else format(value, form)
 
     device, tokens = torch.cuda.get_device_name(), lines[0]["tokens"]
     head = f"{device}, torch {torch.__version__}, T = {tokens:,}; a copy: {copy / 1e12:.2f} TB/s."
@@ -192,10 +220,9 @@ def table(lines: list[dict[str, object]], copy: float) -> str:
         op, shape = str(line["op"]), str(line["shape"])
         most = AIMS.get((op, shape), AIMS.get((op, "")))
         aim = f"at most {most} us" if most else f"at least {SHARES[op]:.0%}" if op in SHARES else ""
-        theirs = " | ".join(time(line.get(who)) for who in ("torch eager", "torch.compile", "Triton"))
-        rows.append(
-            f"| {op} | {shape} | {time(line['ours'])} | {line['GB/s']:.0f} | {line['share of copy']:.0%} | {aim} | {theirs} |"
-        )
+        rates = shown(line.get("GB/s"), ".0f"), shown(line.get("share of copy"), ".0%")
+        theirs = [shown(line.get(who)) for who in ("torch eager", "torch.compile", "Triton")]
+        rows.append(f"| {' | '.join([op, shape, shown(line['ours']), *rates, aim, *theirs])} |")
     return "\n".join([head, "", *rows])
 
 
@@ -237,10 +264,13 @@ def main(arguments: list[str]) -> int:
         return 1
     made = table(lines, copy)
     print(made)
+    untimed = [f"{line['op']}, {line['shape']}: {line['ours failed']}" for line in lines if line["ours"] is None]
+    if untimed:
+        print("kernels.bench: not timed:\n  " + "\n  ".join(untimed), file=sys.stderr)
     if options.readme:
         before, _, rest = README.read_text().partition("<!-- table -->")
         README.write_text(f"{before}<!-- table -->\n{made}\n<!-- end -->{rest.partition('<!-- end -->')[2]}")
-    return 0
+    return 1 if untimed else 0
 
 
 if __name__ == "__main__":

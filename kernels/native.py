@@ -83,7 +83,7 @@ class Library:
             raise KernelError(f"{path} has no {', '.join(missing)}, which {HEADER.name} declares: make kernels")
         self._entries = {name: getattr(library, name) for name in declared}
         for name, (result, parameters) in declared.items():
-            self._entries[name].restype, self._entries[name].argtypes = result, parameters
+            self._entries[name].restype, self._entries[name].argtypes = result, list(parameters.values())
         version = self._entries["moe_version"]()
         if version != VERSION:
             raise KernelError(f"{path} has version {version} of the interface, {VERSION} expected: make kernels")
@@ -189,8 +189,12 @@ class Library:
 
     def _call(self, name: str, *arguments: Any) -> None:
         device = next(a.device for a in arguments if isinstance(a, Tensor))
-        values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         entry = self._entries[f"moe_{name}"]
+        for parameter, a in zip(entries()[f"moe_{name}"][1], arguments):
+            if isinstance(a, Tensor) and not a.is_contiguous():
+                seen = f"{a.dtype} {list(a.shape)} with strides {list(a.stride())}"
+                raise ValueError(f"{name}: {parameter} is {seen}; a contiguous tensor expected")
+        values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         if device.type == "cuda":
             with torch.cuda.device(device):
                 error = entry(*values, torch.cuda.current_stream(device).cuda_stream)
@@ -210,12 +214,14 @@ def _live(offs_E1: Tensor | None) -> Tensor | None:
 
 
 @functools.cache
-def entries() -> dict[str, tuple[Any, list[Any]]]:
-    """(result, parameters) of every entry, as csrc/entries.h declares them: a pointer too few would be a crash at best."""
+def entries() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """(result, parameters by name) of every entry, as csrc/entries.h declares: a pointer too few would be a crash at best."""
     text = re.sub(r"//.*", "", HEADER.read_text())
     found = {}
     for result, name, parameters in re.findall(r"(\w+) (moe_\w+)\(([^)]*)\);", text):
-        kinds = [_kind(parameter) for parameter in parameters.split(",") if parameter.strip()]
+        kinds = {
+            parameter.split()[-1].lstrip("*"): _kind(parameter) for parameter in parameters.split(",") if parameter.strip()
+        }
         found[name] = (_kind(f"{result} x"), kinds)
     return found
 

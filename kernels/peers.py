@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels import reference
 from kernels.native import Router
 
 __all__ = ["of"]
@@ -41,6 +42,17 @@ def of(op: str, experts: int, router: Router) -> dict[str, Callable[[dict[str, T
         counts = counts.scatter_add_(0, b["experts"].flatten().long(), torch.ones_like(b["experts"].flatten()))
         return src, src.argsort(), counts.cumsum(0)
 
+    def drop(b: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """By rank: of a sequence's slots, sorted by weight and then by device, the first ones of each device."""
+        devices = b["experts"].view(router.segments, -1) // (experts // router.devices)
+        order = b["weights"].view_as(devices).sort(stable=True, dim=1, descending=True).indices
+        order = order.gather(1, devices.gather(1, order).sort(stable=True, dim=1).indices)
+        devices = devices.gather(1, order)
+        rank = torch.arange(devices.shape[1], device=devices.device) - torch.searchsorted(devices, devices)
+        most = reference.room(devices.shape[1], router.devices, 1.0)
+        over = torch.empty_like(order, dtype=torch.bool).scatter_(1, order, rank >= most).view_as(b["experts"])
+        return b["experts"].masked_fill(over, experts), b["weights"].masked_fill(over, 0.0)
+
     def permute(b: dict[str, Tensor]) -> Tensor:
         return b["x"][b["src"] // k]
 
@@ -70,9 +82,9 @@ def of(op: str, experts: int, router: Router) -> dict[str, Callable[[dict[str, T
         return torch.cat((dgate, d * weight * gate * s), -1).to(b["gate_up"].dtype), dw
 
     plain = {
-        "gate": gate, "gate backward": gate_backward, "route": route, "permute": permute, "permute backward": permute_backward,
-        "combine": combine, "combine backward": combine_backward, "swiglu_weighted": swiglu_weighted,
-        "swiglu_weighted backward": swiglu_weighted_backward,
+        "gate": gate, "gate backward": gate_backward, "drop": drop, "route": route, "permute": permute,
+        "permute backward": permute_backward, "combine": combine, "combine backward": combine_backward,
+        "swiglu_weighted": swiglu_weighted, "swiglu_weighted backward": swiglu_weighted_backward,
     }[op]  # fmt: skip
     found: dict[str, Callable[[dict[str, Tensor]], object]] = {"torch eager": plain, "torch.compile": torch.compile(plain)}
     if triton is not None and op in _TRITON:

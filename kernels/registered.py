@@ -7,6 +7,7 @@ with register_autograd costs 38 us a call, one of torch.library.Library under a 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -147,6 +148,36 @@ def route(experts_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.ops.moe.route(experts_TK, count)  # type: ignore[no-any-return]
 
 
+class _Once(torch.autograd.Function):
+    """The first `count` tensors, which nobody differentiates by the others."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[:count]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("kernels: compiled ops have no second derivatives; plain torch has: CORPUS_KERNELS=reference")
+
+
+def _once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """A second derivative through `backward` is an error, not 0 without a word.
+
+    torch's once_differentiable leaves it at 0 where autograd.grad is asked by an input, for its error lies on no way to one.
+    What torch.compile made refuses by itself.
+    """
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return backward(ctx, *gradients)
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        return _Once.apply(len(found), *found, *gradients, *ctx.saved_tensors)  # type: ignore[no-any-return]
+
+    return call
+
+
 class Gate(torch.autograd.Function):
     """Choices, counts and f are constants; weights and the four losses have gradients, which come back in one pass."""
 
@@ -161,6 +192,7 @@ class Gate(torch.autograd.Function):
         return experts_TK, weights_TK, losses_4
 
     @staticmethod
+    @_once
     def backward(ctx: Any, _: Any, dweights_TK: Tensor, dlosses_4: Tensor) -> tuple[Tensor, None, None, None]:
         gradients = (dweights_TK.contiguous(), dlosses_4.contiguous())
         return torch.ops.moe.gate_backward(*ctx.saved_tensors, *gradients, *ctx.options), None, None, None
@@ -178,6 +210,7 @@ class Drop(torch.autograd.Function):
         return kept_TK, kept_weights_TK
 
     @staticmethod
+    @_once
     def backward(ctx: Any, _: Any, dweights_TK: Tensor) -> tuple[None, Tensor, None, None]:
         (kept_TK,) = ctx.saved_tensors
         return None, dweights_TK.masked_fill(kept_TK == ctx.nobody, 0.0), None, None
@@ -190,6 +223,7 @@ class Permute(torch.autograd.Function):
         return torch.ops.moe.permute(x_TH, pos_TK, offs_E1)  # type: ignore[no-any-return]
 
     @staticmethod
+    @_once
     def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor, None, None]:
         return torch.ops.moe.combine(dy_NH.contiguous(), None, None, *ctx.saved_tensors), None, None
 
@@ -204,6 +238,7 @@ class Combine(torch.autograd.Function):
         return torch.ops.moe.combine(y_NH, weights_TK, shared_TH, pos_TK, offs_E1)  # type: ignore[no-any-return]
 
     @staticmethod
+    @_once
     def backward(ctx: Any, dz_TH: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         dz_TH = dz_TH.contiguous()
         dshared_TH = dz_TH if ctx.shared else None
@@ -220,6 +255,7 @@ class SwigluWeighted(torch.autograd.Function):
         return torch.ops.moe.swiglu_weighted(gate_up_N2I, weights_TK, src_N, offs_E1)  # type: ignore[no-any-return]
 
     @staticmethod
+    @_once
     def backward(ctx: Any, dout_NI: Tensor) -> tuple[Tensor, Tensor, None, None]:
         dgate_up_N2I, dweights_TK = torch.ops.moe.swiglu_weighted_backward(dout_NI.contiguous(), *ctx.saved_tensors)
         return dgate_up_N2I, dweights_TK, None, None

@@ -178,7 +178,7 @@ def test_route_of_many(count: int, tokens: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 8.0])
-@pytest.mark.parametrize(("sequences", "tokens"), [(1, 1), (3, 60), (2, 600)])
+@pytest.mark.parametrize(("sequences", "tokens"), [(1, 1), (3, 60), (2, 600), (2, 3600)])
 def test_drop(factor: float, sequences: int, tokens: int, device: str) -> None:
     experts = torch.randint(0, 12, (tokens, 3), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
     weights = (noise(tokens, 3, seed=3).abs() * 16).round() / 16  # many equal ones
@@ -262,6 +262,28 @@ def test_a_layer_traces_whole(device: str) -> None:
         torch.testing.assert_close(one, other)
 
 
+SECOND = {  # through every backward pass; slots of 12 tokens, and a leaf [12, 16]
+    "gate": lambda slots, a: ops.gate(a, k=2, devices=4)[1],
+    "drop": lambda slots, a: ops.drop(slots, a[:, :2] ** 2, experts=16, devices=4, capacity_factor=9.0, sequences=1)[1],
+    "permute": lambda slots, a: ops.permute(a**2, *ops.route(slots, 16)[1:]),
+    "combine": lambda slots, a: ops.combine(a.repeat(2, 1) ** 2, a[:, :2].exp(), *ops.route(slots, 16)[1:]),
+    "combine without weights": lambda slots, a: ops.combine(a.repeat(2, 1) ** 2, None, *ops.route(slots, 16)[1:]),
+    "swiglu_weighted": lambda slots, a: ops.swiglu_weighted(a.repeat(2, 1), a[:, :2].exp(), ops.route(slots, 16)[2]),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_derivative_is_refused(name: str, device: str) -> None:
+    """It would be 0 without a word."""
+    slots = torch.arange(24, dtype=torch.int32, device=device).view(12, 2) * 7 % 16
+    leaf = noise(12, 16, seed=1, device=device).requires_grad_()
+    loss = SECOND[name](slots, leaf).square().sum()
+    (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    assert torch.equal(first, torch.autograd.grad(loss, leaf, retain_graph=True)[0])
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        torch.autograd.grad(first.square().sum(), leaf)
+
+
 def test_what_kernels_do_not_serve_is_said(request: pytest.FixtureRequest, device: str) -> None:
     library = request.node.callspec.params["device"]
     if library == "twin":
@@ -277,6 +299,20 @@ def test_what_kernels_do_not_serve_is_said(request: pytest.FixtureRequest, devic
             torch.ops.moe.permute(torch.zeros(17)[1:].view(2, 8), torch.tensor([[0], [1]], dtype=torch.int32), None)
         with pytest.raises(ValueError, match="a dtype that the kernels do not serve"):
             ops.permute(torch.zeros(2, 8, dtype=WIDE), torch.zeros(2, 1, dtype=torch.int32), torch.zeros(2, dtype=torch.int32))
+
+
+def test_ops_called_past_the_checks_look_at_strides(device: str) -> None:
+    """torch.ops.moe.* hand over pointers: columns of a wider tensor would be read as rows."""
+    offs, pos, src = ops.route(torch.tensor([[0, 1], [1, 0]], dtype=torch.int32, device=device), 2)
+    wide, weights = noise(4, 32, seed=1, device=device), noise(2, 2, seed=2, device=device)
+    with pytest.raises(ValueError, match=r"permute: x is torch.float32 \[2, 16\] with strides \[32, 1\]; a contiguous tensor"):
+        torch.ops.moe.permute(wide[:2, :16], pos, offs)
+    with pytest.raises(ValueError, match=r"permute: pos is torch.int32 \[2, 2\] with strides \[1, 2\]"):
+        torch.ops.moe.permute(wide[:2], pos.T, None)
+    with pytest.raises(ValueError, match="gate_forward: logits is"):
+        torch.ops.moe.gate(wide[:, ::2], None, None, 2, 1, 1, 1, "softmax", "max", False, 1.0, 1, 1)
+    with pytest.raises(ValueError, match="swiglu_weighted_backward: weights is"):
+        torch.ops.moe.swiglu_weighted_backward(wide[:, :16].contiguous(), wide, weights.T, src, offs)
 
 
 def test_every_entry_of_the_header_is_there(request: pytest.FixtureRequest) -> None:

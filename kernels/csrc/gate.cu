@@ -17,12 +17,15 @@ template <int LANES, int EACH, int GROUPS> struct Plan {
   static constexpr int BLOCK = LANES * PLACES;                          // threads
   static constexpr int COLUMNS = (WIDTH + BLOCK - 1) / BLOCK;           // experts whose shares a thread adds up
   static constexpr int PARTS = BLOCK / WIDTH > 1 ? BLOCK / WIDTH : 1;   // threads that add up one expert's
-  static constexpr uint32_t LOW = WIDTH > 256 ? 511 : 255;              // bits of a packed key that hold an expert
+  static constexpr uint32_t LOW = WIDTH > 256 ? 511 : WIDTH > 128 ? 255 : WIDTH - 1;  // bits of a packed key that hold an expert
+  // Of an SM: 512 threads with up to 128 registers each. Twice as many with 64 where that spills nothing: plain, the row in shared
+  // memory, so that it need not be kept meanwhile. At T = 16,384 there are 256 blocks for 108 to 148 SMs.
+  static constexpr int blocks(bool plain) { return plain && GROUPS > 0 && BLOCK == 512 ? 2 : 512 / BLOCK; }
 };
 
 // PLAIN: softmax, chosen by logit, groups by their maximum, and experts fill the lanes, as in V2; else whatever the router says.
 template <int LANES, int EACH, int GROUPS, bool PLAIN>
-__global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<LANES, EACH, GROUPS>::BLOCK) choose_kernel(
+__global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, Plan<LANES, EACH, GROUPS>::blocks(PLAIN)) choose_kernel(
     const float* __restrict__ logits, const float* __restrict__ bias, int32_t* __restrict__ experts, float* __restrict__ weights,
     Scratch scratch, Router r, int64_t tokens, unsigned inverse) {
   using P = Plan<LANES, EACH, GROUPS>;
@@ -95,12 +98,15 @@ __global__ void __launch_bounds__(Plan<LANES, EACH, GROUPS>::BLOCK, 512 / Plan<L
       alike |= choose_packed<LANES, EACH>(key, slots[place], lane, k, P::LOW);
     }
     if (__ballot_sync(ALL, alike && there)) {
+      __syncwarp();  // lanes have written the slots that the first one writes now
+      if constexpr (TOGETHER) get_row<LANES, EACH, true>(own, rows[place], lane);  // not kept in registers while choosing
 #pragma unroll
       for (int i = 0; i < EACH; ++i) key[i] = key_of(i);
       if constexpr (GROUPS != NONE) close_groups<LANES, EACH, GROUPS>(key, keys[GROUPS == ANY ? place : 0], lane, r, 0);
       choose_exactly<LANES, EACH, TOGETHER>(key, slots[place], lane, k);
     }
     __syncwarp();
+    if constexpr (TOGETHER) get_row<LANES, EACH, true>(own, rows[place], lane);
     // Scores: of softmax exp(logit - top), of sigmoids themselves; `norm` makes shares of them.
     if (first_is_top && there) top = __ldg(row + slots[place][0]);
     float sum = 0, total = 0;

@@ -34,8 +34,14 @@ __global__ void __launch_bounds__(BLOCK) count_kernel(
   for (int e = threadIdx.x; e <= count; e += BLOCK) bins[e] = 0;
   __syncthreads();
   const int64_t begin = blockIdx.x * of_tile, end = begin + of_tile < slots ? begin + of_tile : slots;
-#pragma unroll 4
-  for (int64_t n = begin + threadIdx.x; n < end; n += BLOCK) atomicAdd(&bins[checked(__ldg(experts + n), count)], 1);
+  for (int64_t from = begin + threadIdx.x; from < end; from += HELD * BLOCK) {  // all are asked for before one is checked
+    int held[HELD];
+#pragma unroll
+    for (int i = 0; i < HELD; ++i) held[i] = from + i * BLOCK < end ? __ldg(experts + from + i * BLOCK) : -1;
+#pragma unroll
+    for (int i = 0; i < HELD; ++i)
+      if (from + i * BLOCK < end) atomicAdd(&bins[checked(held[i], count)], 1);
+  }
   __syncthreads();
   for (int e = threadIdx.x; e <= count; e += BLOCK) counts[static_cast<int64_t>(blockIdx.x) * (count + 1) + e] = bins[e];
 }
@@ -61,11 +67,15 @@ __global__ void __launch_bounds__(BLOCK) number_kernel(
   const int column = thread % columns, part = thread / columns;
   int total = 0, before = 0;
   if (part < parts && column < count)
-#pragma unroll 16
-    for (int tile = part; tile < tiles; tile += parts) {
-      const int some = __ldg(counts + static_cast<int64_t>(tile) * bins + column);
-      total += some;
-      before += tile < own_tile ? some : 0;
+    for (int from = part; from < tiles; from += 8 * parts) {  // eight are asked for before one is added
+      int some[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int tile = from + i * parts;
+        some[i] = tile < tiles ? __ldg(counts + tile * bins + column) : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) total += some[i], before += from + i * parts < own_tile ? some[i] : 0;
     }
   all[thread] = total, earlier[thread] = before;
   if (warp == BLOCK_WARPS - 1) {  // slots of nobody before this tile

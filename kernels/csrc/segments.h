@@ -7,7 +7,7 @@ namespace moe {
 
 constexpr int TILE = 64;  // tokens of a block of `choose`
 
-struct Sums {  // of a tile and an expert
+struct alignas(8) Sums {  // of a tile and an expert
   float share;
   int32_t sent;
 };
@@ -78,12 +78,20 @@ __global__ void __launch_bounds__(WIDE_BLOCK) segments_kernel(
   int sent = 0, reached = 0;
   if (row < rows && column < r.experts) {
     const bool device = column < r.devices;
-#pragma unroll 8
-    for (int64_t tile = tile_begin + row; tile < tile_end; tile += rows) {
-      const Sums one = scratch.sums[tile * r.experts + column];
-      share += one.share;
-      sent += one.sent;
-      if (device) reached += scratch.received[tile * r.devices + column];
+    const Sums* sums = scratch.sums + tile_begin * r.experts + column;
+    const int32_t* received = scratch.received + tile_begin * r.devices + column;
+    const int tiles = static_cast<int>(tile_end - tile_begin);
+    for (int from = row; from < tiles; from += 8 * rows) {  // eight are asked for before one is added
+      Sums one[8];
+      int some[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int64_t tile = from + i * rows;
+        one[i] = tile < tiles ? sums[tile * r.experts] : Sums{0, 0};
+        some[i] = device && tile < tiles ? received[tile * r.devices] : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) share += one[i].share, sent += one[i].sent, reached += some[i];
     }
     const int64_t heads = head_end - begin, singles = heads + end - tail_begin;
     for (int64_t i = row; i < singles; i += rows) {
