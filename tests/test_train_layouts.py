@@ -12,18 +12,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed._functional_collectives import all_reduce
 
 from corpus.errors import ConfigError
 from tests.layout_worker import config_of
 from tests.test_train_data import write_shards
 from train import loop
 from train.config import Layout
-from train.parallel import join
+from train.parallel import _broke, join
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -248,6 +250,43 @@ def test_a_rank_that_dies_is_named_by_the_others(tmp_path: Path) -> None:
     error = processes[0].communicate(timeout=60)[1]
     assert processes[0].returncode == 1
     assert "TrainError: rank 1 ended without a word" in error.replace("corpus.errors.", "")
+
+
+def test_a_broken_collective_is_told_from_a_bug() -> None:
+    """Both are RuntimeErrors of torch: of gloo's file, wrapped by a pipeline stage, or raised by torch.distributed itself."""
+
+    def seen(fails: Callable[[], object]) -> bool:
+        try:
+            fails()
+        except (RuntimeError, ZeroDivisionError) as error:
+            return _broke(error)
+        raise AssertionError("no error")
+
+    def wrapped(fails: Callable[[], object]) -> Callable[[], object]:
+        def stage() -> None:
+            try:
+                fails()
+            except RuntimeError as error:
+                raise RuntimeError("stage 1 failed") from error
+
+        return stage
+
+    def gloo() -> None:
+        raise RuntimeError(
+            "[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:27551: Connection reset by peer"
+        )
+
+    def store() -> None:
+        raise torch.distributed.DistStoreError("wait timeout after 5 ms")
+
+    def inside() -> None:
+        all_reduce(torch.ones(1), "sum", "no group of this name")
+
+    def shapes() -> object:
+        return torch.nn.Linear(3, 2)(torch.ones(1, 5))
+
+    assert all(map(seen, (gloo, wrapped(gloo), store, inside)))
+    assert not any(map(seen, (shapes, wrapped(shapes), lambda: torch.ones(2, 3) @ torch.ones(2, 3), lambda: 1 / 0)))
 
 
 @pytest.mark.parametrize("end", ["killed", "an error", "a bug", "told to stop"])

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import socket
 import traceback
@@ -253,16 +254,16 @@ def _alive(pid: int) -> bool:
 def _broke(error: BaseException) -> bool:
     """Whether a collective failed, and not something of this rank's own: torch raises RuntimeErrors for wrong shapes as well.
 
-    It is told by where it was raised: the innermost frame, or the one that calls an operator, is torch.distributed's. Pipeline
-    stages wrap what the model raises, and are none.
+    NCCL's are DistErrors, gloo's name a file of gloo's. Others are told by where they were raised: the way out of torch's code
+    leads through torch.distributed, other than its pipeline stages, which call the model.
     """
     while error.__cause__ is not None and error.__cause__ is not error:
         error = error.__cause__
     if isinstance(error, dist.DistError) or not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
         return isinstance(error, dist.DistError)
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    inner = next((name for name in reversed(frames) if not name.endswith("torch/_ops.py")), "")
-    return "/torch/distributed/" in inner and "/pipelining/" not in inner
+    inside = itertools.takewhile(lambda name: "/torch/" in name, reversed(frames))
+    return "/gloo/" in str(error) or any("/torch/distributed/" in name and "/pipelining/" not in name for name in inside)
 
 
 def split_dim(name: str) -> int | None:
