@@ -15,11 +15,12 @@ from kernels import ops
 from tests.test_train_attention import TINY
 from tests.toys.recipe import recipe as toy_corpus
 from train import config
-from train.config import Layout, TrainConfig, apply_settings, check_layout, fingerprint, run_folder
+from train.config import Layout, TrainConfig, check_layout, fingerprint, run_folder
 from train.model import make_model
 from train.optim import Optimizer
 from train.parallel import ALONE
 from train.schedule import learning_rate
+from train.settings import apply_settings
 
 CONFIG = TrainConfig(name="toy", model=TINY, data="shards", steps=100, batch=4, seq_len=16, lr=1e-3, warmup=10)
 

@@ -25,7 +25,8 @@ from tests.layout_worker import config_of
 from tests.test_train_data import write_shards
 from train import loop
 from train.config import Layout
-from train.parallel import _broke, join
+from train.dead_ranks import is_broken_collective
+from train.parallel import join
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -259,7 +260,7 @@ def test_a_broken_collective_is_told_from_a_bug() -> None:
         try:
             fails()
         except (RuntimeError, ZeroDivisionError) as error:
-            return _broke(error)
+            return is_broken_collective(error)
         raise AssertionError("no error")
 
     def wrapped(fails: Callable[[], object]) -> Callable[[], object]:

@@ -14,8 +14,9 @@ from corpus.errors import ConfigError
 from tests.test_train_attention import TINY
 from tests.test_train_loop import log, quiet, same_run, toy
 from train import loop
-from train.config import Layout, TrainConfig, apply_settings, check_layout, fingerprint
+from train.config import Layout, TrainConfig, check_layout, fingerprint
 from train.schedule import batch_of, learning_rate, samples_before, step_of
+from train.settings import apply_settings
 
 CONFIG = TrainConfig(name="toy", model=TINY, data="shards", steps=100, batch=8, seq_len=16, lr=1.0, warmup=10)
 

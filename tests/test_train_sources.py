@@ -19,7 +19,8 @@ from tests.test_train_attention import TINY
 from tests.test_train_data import write_shards
 from tests.toys.recipe import recipe as toy_corpus
 from train import loop
-from train.config import Source, TrainConfig, apply_settings, fingerprint
+from train.config import Source, TrainConfig, fingerprint
+from train.settings import apply_settings
 from train.sources import check_content, open_data, order_plan, streams, unigram_entropy
 
 MODEL = dataclasses.replace(TINY, vocab_size=None)

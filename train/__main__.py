@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from corpus.errors import ConfigError, CorpusError, StorageError, say_line
-from train.config import TrainConfig, apply_settings
+from train.config import TrainConfig
+from train.settings import apply_settings
 
 __all__ = ["at_least", "load_recipe", "local", "main"]
 

@@ -20,12 +20,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import itertools
 import os
-import socket
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +29,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from corpus.errors import ConfigError, TrainError
+from corpus.errors import ConfigError
 from train.config import Layout
+from train.dead_ranks import dead_before, name_the_dead, place_of
 
 __all__ = ["ALONE", "Ranks", "copied", "exchanged", "join", "split_dim", "total"]
 
@@ -159,14 +156,14 @@ def join(layout: Layout, minutes: float = 10) -> Iterator[Ranks]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=minutes))
     store = dist.distributed_c10d._get_default_store()
     rank = dist.get_rank()
-    store.set(f"at {rank}", _where(os.getpid()))
+    store.set(f"at {rank}", place_of(os.getpid()))
     try:
         try:
             yield _place(layout, rank, device)
         except Exception as error:
-            raise _name_the_dead(store, rank, world, error) from error
+            raise name_the_dead(store, rank, world, error) from error
     except KeyboardInterrupt:  # Ctrl-C; or torchrun, on seeing that a rank ended; maybe before its end was seen here
-        dead = _dead_before(store, rank, world)
+        dead = dead_before(store, rank, world)
         if dead is None:
             raise
         raise dead from None
@@ -181,89 +178,6 @@ def _place(layout: Layout, rank: int, device: torch.device) -> Ranks:
     mesh = DeviceMesh(device.type, torch.arange(layout.ranks).view(shape), mesh_dim_names=names)
     groups = {name: mesh.get_group(name) for name in names} | {"data": mesh["dp", "ep"]._flatten("data").get_group()}
     return Ranks(layout, rank, device, groups)
-
-
-def _name_the_dead(store: dist.Store, rank: int, world: int, error: Exception) -> Exception:
-    """This rank's own error, or, where another rank ended first, one that says which and why.
-
-    Every rank that fails says so in the store. Where a collective broke, most likely because a peer is gone, whoever has not
-    said anything after a few seconds is dead without a word: killed, or out of memory.
-    """
-    broken = _broke(error)
-    try:
-        store.set(f"failed {rank}", f"{'broken' if broken else 'own'} {type(error).__name__}: {error}")
-        if not broken:
-            return error
-        keys = {peer: f"failed {peer}" for peer in range(world)}
-        with contextlib.suppress(dist.DistStoreError):  # not all of them in time
-            store.wait(list(keys.values()), datetime.timedelta(seconds=5))
-        said = {peer: store.get(key).decode() for peer, key in keys.items() if store.check([key])}
-    except (RuntimeError, ConnectionError):  # the store lived in the rank that died
-        return TrainError(f"rank {rank}: another rank ended, probably rank 0, which keeps the store ({error})")
-    silent = [peer for peer in range(world) if peer not in said]
-    if (guilty := _guilty(said)) is not None:
-        return guilty
-    if silent:
-        return TrainError(f"rank {', '.join(map(str, silent))} ended without a word (killed?); seen by rank {rank}: {error}")
-    return error
-
-
-def _guilty(said: dict[int, str]) -> TrainError | None:
-    """Who ended with an error of its own, by what ranks said."""
-    own = [f"rank {peer} ended with {text.removeprefix('own ')}" for peer, text in said.items() if text.startswith("own ")]
-    return TrainError("; ".join(own)) if own else None
-
-
-def _dead_before(store: dist.Store, rank: int, world: int) -> TrainError | None:
-    """For a rank that is told to stop: who had ended already, and why. None where nobody had: then it is the user's wish.
-
-    A rank that was killed could say nothing. It is known by its process, which is gone, on the machine that this rank is on.
-    """
-    try:
-        said = {peer: store.get(key).decode() for peer in range(world) if store.check([key := f"failed {peer}"])}
-        if rank not in said:
-            store.set(f"failed {rank}", "told to stop")  # so that nobody takes this rank for one that was killed
-        if (guilty := _guilty({peer: text for peer, text in said.items() if peer != rank})) is not None:
-            return guilty
-        places = {peer: store.get(f"at {peer}").decode() for peer in range(world) if peer not in (rank, *said)}
-    except (RuntimeError, ConnectionError):  # the store is gone as well: nothing more is to be learnt
-        return None
-    killed = []
-    for peer, place in places.items():
-        pid = int(place.rpartition(" ")[2])
-        if place == _where(pid) and not _alive(pid) and not store.check([f"failed {peer}"]):
-            killed.append(str(peer))
-    return (
-        TrainError(f"rank {', '.join(killed)} ended without a word (killed?); rank {rank} was then stopped") if killed else None
-    )
-
-
-def _where(pid: int) -> str:
-    """A process by its machine, the namespace of its number (containers may share a name), and the number."""
-    return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino} {pid}"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"  # has ended, and nobody has asked how
-
-
-def _broke(error: BaseException) -> bool:
-    """Whether a collective failed, and not something of this rank's own: torch raises RuntimeErrors for wrong shapes as well.
-
-    NCCL's are DistErrors, gloo's name a file of gloo's. Others are told by where they were raised: the way out of torch's code
-    leads through torch.distributed, other than its pipeline stages, which call the model.
-    """
-    while error.__cause__ is not None and error.__cause__ is not error:
-        error = error.__cause__
-    if isinstance(error, dist.DistError) or not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
-        return isinstance(error, dist.DistError)
-    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    inside = itertools.takewhile(lambda name: "/torch/" in name, reversed(frames))
-    return "/gloo/" in str(error) or any("/torch/distributed/" in name and "/pipelining/" not in name for name in inside)
 
 
 def split_dim(name: str) -> int | None:
