@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import fsspec
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from corpus.draw import draw_keys
 from corpus.errors import InputError
 from corpus.remote import Remote, is_remote
+from corpus.step import file_seen
 
 __all__ = ["Archive", "archives_at", "chosen", "find_files", "read_listing", "seen_at"]
 
@@ -73,15 +73,10 @@ def seen_at(where: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]
 
 
 def _seen(path: str) -> str:
-    name = os.path.basename(path)
     try:
-        with open(path, "rb") as file:
-            head = file.read(_SAMPLE)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(len(head), size - _SAMPLE))
-            return f"{name} {size} {xxhash.xxh3_64_hexdigest(head + file.read())}"
+        return file_seen(path, _SAMPLE)
     except OSError:
-        return f"{name} unreadable"
+        return f"{os.path.basename(path)} unreadable"
 
 
 def read_listing(where: str, remote: Remote) -> list[str]:

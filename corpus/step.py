@@ -14,6 +14,7 @@ import datetime
 import functools
 import json
 import math
+import os
 import re
 import sys
 import types
@@ -26,7 +27,20 @@ import xxhash
 
 from corpus.errors import ConfigError, FingerprintError
 
-__all__ = ["Ends", "Step", "canonical", "ends", "override", "read_value", "rewrite", "stage_of", "until", "upstream", "walk"]
+__all__ = [
+    "Ends",
+    "Step",
+    "canonical",
+    "ends",
+    "file_seen",
+    "override",
+    "read_value",
+    "rewrite",
+    "stage_of",
+    "until",
+    "upstream",
+    "walk",
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*$")
 
@@ -150,6 +164,15 @@ def canonical(value: Any, where: str) -> Any:
     instead: dict[type, str] = {list: "a tuple", set: "a frozenset"}
     hint = instead.get(type(value), "plain values: numbers, text, tuples, dataclasses, Steps")
     raise FingerprintError(f"{where} is a {type(value).__name__}, which has no stable content to name it by; use {hint}")
+
+
+def file_seen(path: str | os.PathLike[str], sample: int) -> str:
+    """What a fingerprint sees of a large file: its name, its size, and a checksum of `sample` bytes at both ends."""
+    with open(path, "rb") as file:
+        head = file.read(sample)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(len(head), size - sample))
+        return f"{os.path.basename(path)} {size} {xxhash.xxh3_64_hexdigest(head + file.read())}"
 
 
 def until(last: Ends, name: str) -> tuple[Step, ...]:

@@ -7,17 +7,17 @@ everything that decides the parameters is in it, and nothing else is.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
-import os
 import re
 from pathlib import Path
 
 import xxhash
 
 from corpus.errors import ConfigError
-from corpus.step import Step, canonical
+from corpus.step import Step, canonical, file_seen
 
 __all__ = [
     "REVISION",
@@ -225,9 +225,7 @@ class TrainConfig:
     document_mask: bool = False  # True: attention does not cross documents, nor does a label
     order: str = "keyed"  # "megatron": that of megatron-core's GPTDataset; another number of steps is then another order
     fim_rate: float = 0.0  # share of the documents transformed as they are read; 0 where encode_tokens has done it
-    fim_spm_rate: float = (
-        0.0  # of those, the share that has its suffix first (SPM); 0, as DeepSeek's: begin PREFIX hole SUFFIX end
-    )
+    fim_spm_rate: float = 0.0  # share of those that has its suffix first (SPM); DeepSeek's have their prefix first (PSM)
     validation: float = 0.01  # share of the tokens held out, whole documents
     validation_sequences: int = 64  # at most this many of them are evaluated
     checkpoint_every: int = 100
@@ -283,11 +281,8 @@ class TrainConfig:
     def _check_data(self) -> None:
         _require(self.order in ("keyed", "megatron"), "order", self.order, "keyed or megatron")
         _require(0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
-        spm, most = (
-            self.fim_spm_rate,
-            "from 0 to 1" if self.fim_rate else "0 with fim_rate=0 (it is a share of what that transforms)",
-        )
-        _require(0 <= spm <= (self.fim_rate > 0), "fim_spm_rate", spm, most)
+        most = "from 0 to 1" if self.fim_rate else "0 with fim_rate=0 (it is a share of what that transforms)"
+        _require(0 <= self.fim_spm_rate <= (self.fim_rate > 0), "fim_spm_rate", self.fim_spm_rate, most)
         if self.order == "megatron":
             alone = "is the order of one GPTDataset: one source"
             _require(not isinstance(self.data, tuple), "order", self.order, f"{alone}; order=keyed for a blend")
@@ -314,16 +309,14 @@ def init_seen(config: TrainConfig) -> list[str]:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"init={folder}: the folder of a Hugging Face checkpoint expected, with its config.json")
     files = sorted(folder.glob("*.safetensors"))
-    return [*map(_seen, files), xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes())]
+    seen = [_seen(path, (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+    return [*seen, xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes())]
 
 
-def _seen(path: Path) -> str:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        head = file.read(_END)
-        file.seek(max(len(head), size - _END))
-        return f"{path.name} {size} {xxhash.xxh3_64_hexdigest(head + file.read())}"
+@functools.cache
+def _seen(path: Path, size: int, mtime_ns: int) -> str:
+    """Once in a process: a run is named several times as it begins."""
+    return file_seen(path, _END)
 
 
 def check_layout(config: TrainConfig) -> None:

@@ -28,7 +28,7 @@ from train.bits import nats, sequence_of, windows
 from train.bootstrap import paired_bootstrap
 from train.few_shot import check_questions, read_questions, score_questions
 from train.fim_lines import score_lines
-from train.functional import read_tasks, score_tasks
+from train.functional import check_programs, read_tasks, score_tasks
 from train.generate import Sampling
 from train.held_documents import Document
 from train.items import Item, Progress, Say
@@ -91,6 +91,8 @@ def ready(tasks: Tasks, context: int, unsafe: bool) -> Files:
     if tasks.humaneval is not None:
         require(unsafe)
         programs = read_tasks(tasks.humaneval)
+        sampling = Sampling(tasks.temperature, tasks.top_p)
+        check_programs(samples=tasks.samples, ks=tasks.ks, sampling=sampling, most=tasks.most, context=context)
     if tasks.gsm8k is not None:
         questions = read_questions(tasks.gsm8k)
     examples = questions if tasks.examples is None else read_questions(tasks.examples)
@@ -112,26 +114,7 @@ def answer(
 ) -> list[Item]:
     """Everything in `tasks`, asked of one model."""
     shared: dict[str, Any] = {"seed": tasks.seed, "batch_tokens": batch_tokens, "say": say}
-
-    def programs(rows: Sequence[dict[str, Any]]) -> list[Item]:
-        return score_tasks(
-            subject,
-            rows,
-            samples=tasks.samples,
-            ks=tasks.ks,
-            sampling=Sampling(tasks.temperature, tasks.top_p),
-            most=tasks.most,
-            limits=tasks.limits,
-            workers=workers,
-            unsafe=unsafe,
-            progress=Meter("programs written", len(rows) * tasks.samples),
-            running=Meter("programs run", len(rows) * tasks.samples),
-            **shared,
-        )
-
     bits, lines, needles, ran, few = [], [], [], [], []
-    if tasks.humaneval is not None:
-        programs([])  # of no task: whether its settings go together
     # What may find the documents or the tokenizer unfit comes first.
     if tasks.fim:
         lines = score_lines(subject, documents, most=tasks.line, progress=Meter("fim line", len(documents)), **shared)
@@ -150,7 +133,21 @@ def answer(
     if tasks.bits:
         bits = score_bits(subject, documents, tasks, batch_tokens, Meter("bits per byte", len(documents)))
     if tasks.humaneval is not None:
-        ran = programs(files.programs)
+        count = len(files.programs) * tasks.samples
+        ran = score_tasks(
+            subject,
+            files.programs,
+            samples=tasks.samples,
+            ks=tasks.ks,
+            sampling=Sampling(tasks.temperature, tasks.top_p),
+            most=tasks.most,
+            limits=tasks.limits,
+            workers=workers,
+            unsafe=unsafe,
+            progress=Meter("programs written", count),
+            running=Meter("programs run", count),
+            **shared,
+        )
     if tasks.gsm8k is not None:
         meter = Meter("few-shot", len(files.questions))
         few = score_questions(

@@ -19,7 +19,7 @@ from train.items import Item, Progress, Say, key_of, last_tokens, read_rows
 from train.sandbox import Limits, require, run_programs
 from train.subject import Subject
 
-__all__ = ["STOPS", "pass_at_k", "program_of", "read_tasks", "run_tasks", "score_tasks"]
+__all__ = ["STOPS", "check_programs", "pass_at_k", "program_of", "read_tasks", "run_tasks", "score_tasks"]
 
 STOPS = (b"\nclass ", b"\ndef ", b"\n#", b"\n@", b"\nif ", b"\nprint", b"\nimport ", b"\nfrom ", b"\n```", b"\nassert ")
 
@@ -44,6 +44,17 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
+def check_programs(*, samples: int, ks: Sequence[int], sampling: Sampling, most: int, context: int) -> None:
+    """ConfigError where settings do not go together, or a program does not fit into the context."""
+    for k in ks:
+        pass_at_k(samples, 0, k)
+    sampling.check()
+    if samples > 1 and sampling.temperature == 0:
+        raise ConfigError(f"samples={samples} at temperature 0 are one sample many times; a temperature such as 0.8 expected")
+    if context - most < 2:
+        raise ConfigError(f"{most} new tokens do not fit into the context of {context}; fewer expected")
+
+
 def score_tasks(
     subject: Subject,
     tasks: Sequence[dict[str, Any]],
@@ -63,14 +74,9 @@ def score_tasks(
 ) -> list[Item]:
     """Items of "pass@k" for every k. A prompt too long for the context keeps its end, and that is said."""
     require(unsafe)  # before an hour of writing programs
-    for k in ks:
-        pass_at_k(samples, 0, k)
-    if samples > 1 and sampling.temperature == 0:
-        raise ConfigError(f"samples={samples} at temperature 0 are one sample many times; a temperature such as 0.8 expected")
+    check_programs(samples=samples, ks=ks, sampling=sampling, most=most, context=subject.context)
     prompts = subject.codec.encode([task["prompt"] for task in tasks])
     room = subject.context - most - 1
-    if room < 1:
-        raise ConfigError(f"{most} new tokens do not fit into the context of {subject.context}; fewer expected")
     if cut := sum(len(prompt) > room for prompt in prompts):
         say(f"{cut} of {len(prompts)} prompts are longer than {room} tokens: their beginning is left out")
     given = [np.concatenate([[subject.begin], last_tokens(prompt, room)]) for prompt in prompts for _ in range(samples)]

@@ -85,19 +85,8 @@ _NEWEST = 462  # mseal, Linux 6.10; the numbers from 424 on are the same on all 
 MACHINES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
 # Numbers of the calls whose answer depends on an argument.
 _DEPENDS = {
-    **{"x86_64": {"kill": 62, "tgkill": 234, "prlimit": 302, "ioctl": 16, "fcntl": 72, "futex": 202, "mmap": 9, "prctl": 157}},
-    **{
-        "aarch64": {
-            "kill": 129,
-            "tgkill": 131,
-            "prlimit": 261,
-            "ioctl": 29,
-            "fcntl": 25,
-            "futex": 98,
-            "mmap": 222,
-            "prctl": 167,
-        }
-    },
+    "x86_64": {"kill": 62, "tgkill": 234, "prlimit": 302, "ioctl": 16, "fcntl": 72, "futex": 202, "mmap": 9, "prctl": 157},
+    "aarch64": {"kill": 129, "tgkill": 131, "prlimit": 261, "ioctl": 29, "fcntl": 25, "futex": 98, "mmap": 222, "prctl": 167},
 }
 
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000

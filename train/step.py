@@ -26,9 +26,8 @@ from train.sources import Data
 
 __all__ = ["MOST_SKIPPED", "Run", "run_step", "validate"]
 
-MOST_SKIPPED = (
-    16  # steps, one after another: the losses of skipped ones raise no mean, so what is above it may stay there for ever
-)
+# Steps, one after another: the losses of skipped ones raise no mean, so what is above it may stay there for ever.
+MOST_SKIPPED = 16
 
 
 @dataclasses.dataclass
