@@ -91,18 +91,20 @@ report: $(VENV)/.train
 
 # --- On a cluster -------------------------------------------------------------------------------------------------------
 # RAY_ADDRESS: the head's dashboard. ROOT: a path or URL that every node can reach. JOB_PYTHON: the Python that has the
-# packages, as the head node knows it; the code itself travels with the job.
+# packages, as the head node knows it; the code itself travels with the job. RAY_AUTH_MODE=token shows a cluster the user's token,
+# for which it asks if there was one when it was started; `ray job submit` by itself does not.
 
 RAY_ADDRESS ?= http://127.0.0.1:8265
+RAY_AUTH_MODE ?= $(if $(RAY_AUTH_TOKEN)$(RAY_AUTH_TOKEN_PATH)$(wildcard $(HOME)/.ray/auth_token),token,disabled)
 JOB_PYTHON  ?= $(abspath $(BIN)/python)
 JOB_ROOT    := $(if $(findstring ://,$(ROOT)),$(ROOT),$(abspath $(ROOT)))
 submit: $(VENV)/.train
-	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
+	RAY_ADDRESS=$(RAY_ADDRESS) RAY_AUTH_MODE=$(RAY_AUTH_MODE) $(BIN)/ray job submit --working-dir . -- \
 	  $(JOB_PYTHON) -m corpus run $(RECIPE) --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
 # recipes.sample holds this checkout, whose .git does not travel: SET="data=/path/to/encode_tokens-…" names the shards instead.
 submit-train: $(VENV)/.train
-	RAY_ADDRESS=$(RAY_ADDRESS) $(BIN)/ray job submit --working-dir . -- \
+	RAY_ADDRESS=$(RAY_ADDRESS) RAY_AUTH_MODE=$(RAY_AUTH_MODE) $(BIN)/ray job submit --working-dir . -- \
 	  $(JOB_PYTHON) -m train $(TRAINING) --ray --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
 clean:

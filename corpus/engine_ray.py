@@ -1,4 +1,4 @@
-"""RayEngine: the tasks of an Engine on Ray workers. The only file that imports ray.
+"""RayEngine: the tasks of an Engine on Ray workers. The only file that imports ray, with train/on_ray.py.
 
 Plain tasks, one CPU each: no actors, no Ray Data, nothing in the object store but a task's small report. Where RAY_ADDRESS is
 set (a cluster, or `ray job submit`) that cluster is used; otherwise a private one is started for this process, when the first
@@ -27,11 +27,12 @@ from typing import Any
 from corpus.engine import Engine, Progress, Task, call
 from corpus.errors import ConfigError, TaskError
 
-__all__ = ["RayEngine"]
+__all__ = ["RayEngine", "connect", "import_ray"]
 
 LOST_WORKERS = 20  # times Ray may rerun one task whose worker died under it
 MEMORY_KILLS = 3  # and one whose worker was killed because the node ran out of memory; Ray's own default is for ever
 CONNECT_SECONDS = 10.0
+TOKEN = Path("~/.ray/auth_token").expanduser()  # Ray's own place for it
 STRAGGLER_FACTOR, STRAGGLER_SECONDS = 5.0, 60.0
 
 
@@ -79,23 +80,21 @@ class RayEngine(Engine):
                     self._watch(running, finished, named)
                     watched = time.monotonic()
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            # Ray ends the tasks of a driver that leaves. ray.cancel(force=True) of one that has just ended ends the driver instead
+            # ("Tried to complete task that was not pending", Ray 2.60).
+            if running:
+                self.close()
 
     def open(self) -> None:
         if self._ray is not None:
             return
-        # ray.init would otherwise write a token into the user's home and report usage.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_task_oom_retries", str(MEMORY_KILLS))
-        import ray
-
+        ray = import_ray()
         ray._private.worker.print_to_stdstream = self._hear
         handler = signal.getsignal(signal.SIGTERM)
         if address := os.environ.get("RAY_ADDRESS"):
             if not ray.is_initialized():
-                _connect(ray, address)
+                connect(address, log_to_driver=False, logging_level="ERROR")
         else:
             # Otherwise ray.init starts the workers itself and waits for each to report, for ever if one dies before it has.
             # Those that tasks ask for are started anew after a minute (RAY_worker_register_timeout_seconds).
@@ -159,15 +158,29 @@ class RayEngine(Engine):
             self._ray = self._remote = None
 
 
-def _connect(ray: Any, address: str) -> None:
-    """Join the cluster at RAY_ADDRESS. Ray by itself tries a dead address for minutes."""
+def import_ray() -> Any:
+    """The module ray. It reads its environment once, when first imported, so that comes before: no reports of usage; a token
+    is shown where the user has one, for which `ray start` then asks. Without one ray.init would write one into the user's
+    home, for which every cluster started later would ask."""
+    token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or TOKEN.is_file()
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if token else "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    return ray
+
+
+def connect(address: str, **options: Any) -> None:
+    """Join the cluster at RAY_ADDRESS. ConfigError where there is none; Ray by itself tries a dead address for minutes."""
+    ray = import_ray()
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     try:
         if colon and port.isdigit():
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+        ray.init(address="auto", **options)
+    except (OSError, ValueError, RuntimeError, OverflowError, ray.exceptions.RayError) as error:
         raise ConfigError(
             f"no Ray cluster at RAY_ADDRESS={address} ({str(error).partition(chr(10))[0]}); start one (ray start --head), "
-            "correct the address (HOST:6379, not the dashboard's), or unset it to use this machine alone"
+            "correct the address (HOST:6379, not the dashboard's), or unset it to use this machine alone. One that asks for a "
+            f"token wants the head node's: {TOKEN} there and here, or RAY_AUTH_TOKEN"
         ) from error

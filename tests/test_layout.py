@@ -24,7 +24,7 @@ ALLOWED = {
     "kernels": {"corpus"},
     "train": {"corpus", "kernels"},
 }
-BORDER_NAMES = ("blend", "errors", "order", "permutation", "shards", "step", "tokenizer", "tokens", "__main__")
+BORDER_NAMES = ("blend", "engine_ray", "errors", "order", "permutation", "shards", "step", "tokenizer", "tokens", "__main__")
 BORDER = {f"corpus.{name}" for name in BORDER_NAMES}
 FILE_WALL, FUNCTION_WALL = 500, 80
 

@@ -62,7 +62,7 @@ def test_relative_paths_are_those_of_the_driver(tmp_path: Path, monkeypatch: pyt
             self.work(self.job)
             seen["cublas"] = os.environ["CUBLAS_WORKSPACE_CONFIG"]
 
-    monkeypatch.setattr("train.on_ray.TorchTrainer", Trainer)
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
     for name in ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_TRAIN_ENABLE_PRINT_PATCH", "CUBLAS_WORKSPACE_CONFIG"):
         monkeypatch.setenv(name, "x")  # put back afterwards
         monkeypatch.delenv(name)

@@ -14,10 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
-
+from corpus.engine_ray import connect, import_ray
 from corpus.errors import ConfigError, TrainError
 from train.config import TrainConfig
 
@@ -28,7 +25,15 @@ def launch(config: TrainConfig, root: Path, stop: int | None) -> None:
     """Train `config` on the cluster that RAY_ADDRESS names, or on this machine. ConfigError where there are too few places."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line comes twice
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # else ranks begin in a folder of Ray's session
-    ray.init(ignore_reinit_error=True)
+    ray = import_ray()
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        connect(address, ignore_reinit_error=True)
+    else:
+        ray.init(ignore_reinit_error=True)
     ranks, have = config.layout.ranks, ray.cluster_resources()
     gpu = have.get("GPU", 0) > 0
     places = int(have.get("GPU" if gpu else "CPU", 0))

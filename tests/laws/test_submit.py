@@ -1,4 +1,7 @@
-"""`ray job submit`: a recipe as a job of a running cluster, its progress in the job's log, its bytes those of a local run."""
+"""`make submit` and RAY_ADDRESS: a recipe on a running cluster, its progress in the job's log, its bytes those of a local run.
+
+The cluster asks for a token, as one that `ray start` starts does where the user has one; that no token works, too, is what
+tests/laws/test_ray.py and every private cluster show on a machine without."""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ from tests.toys.recipe import recipe
 from tests.toys.tree import contents
 
 HERE = Path(__file__).resolve().parents[2]
-RAY = Path(sys.executable).with_name("ray")
+VENV = Path(sys.executable).parents[1]
+RAY = VENV / "bin" / "ray"
+TOKEN = "0123456789abcdef" * 4
 
 
 def free_port() -> int:
@@ -35,9 +40,10 @@ def free_port() -> int:
     raise RuntimeError("no free port")
 
 
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    """The dashboard's address of a one-node cluster, which ends with the test."""
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[dict[str, str], int]]:
+    """A user's environment, whose home has the token, and the port of a one-node cluster, which ends with the test; its
+    dashboard's is 20 above."""
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets lie under it, and their paths are limited
         gcs = free_port()
         dashboard, agent = gcs + 20, gcs + 40
@@ -46,24 +52,28 @@ def cluster() -> Iterator[str]:
             f"--dashboard-agent-listen-port={agent}",  # jobs go through it; the default may be another cluster's
             "--disable-usage-stats",
             "--include-log-monitor=false",
-            f"--temp-dir={folder}",
+            f"--temp-dir={folder}/session",
             "--object-store-memory=100000000",
         ]
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        environment["HOME"] = folder
+        Path(folder, ".ray").mkdir()
+        Path(folder, ".ray", "auth_token").write_text(TOKEN)
         head = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        address = f"http://127.0.0.1:{dashboard}"
+        url = f"http://127.0.0.1:{dashboard}/api/version"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
         try:
             deadline = time.monotonic() + 90
             while time.monotonic() < deadline:
                 try:
-                    urllib.request.urlopen(f"{address}/api/version", timeout=2)
+                    urllib.request.urlopen(request, timeout=2)
                     break
                 except (urllib.error.URLError, TimeoutError, ConnectionError):
                     assert head.poll() is None, "ray start --head ended early"
                     time.sleep(0.5)
-            yield address
+            yield environment, gcs
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(head.pid, signal.SIGTERM)
@@ -73,12 +83,12 @@ def cluster() -> Iterator[str]:
                 os.killpg(head.pid, signal.SIGKILL)
 
 
-def test_a_submitted_job_leaves_the_bytes_of_a_local_run(cluster: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": cluster, "RAY_AUTH_MODE": "disabled"}
-    job = [sys.executable, "-m", "corpus", "run", "tests.toys.recipe", "--root", str(tmp_path / "job")]
-    submit = [str(RAY), "job", "submit", "--working-dir", str(HERE), "--", *job]
+def test_a_submitted_job_leaves_the_bytes_of_a_local_run(cluster: tuple[dict[str, str], int], tmp_path: Path) -> None:
+    environment, port = cluster
+    submit = ["make", "-o", f"{VENV}/.train", "submit", f"VENV={VENV}", "RECIPE=tests.toys.recipe", f"ROOT={tmp_path / 'job'}"]
+    submit += [f"RAY_ADDRESS=http://127.0.0.1:{port + 20}"]
     for _ in range(60):  # the dashboard answers before the agent that runs jobs is there
-        done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(submit, cwd=HERE, env=environment, capture_output=True, text=True, timeout=240)
         if "No available agent to submit job" not in done.stderr:
             break
         time.sleep(1)
@@ -86,3 +96,17 @@ def test_a_submitted_job_leaves_the_bytes_of_a_local_run(cluster: str, tmp_path:
     assert "done sift-" in done.stdout and "60 documents" in done.stdout
     run(recipe(), LocalEngine(tmp_path / "local"))
     assert contents(tmp_path / "job") == contents(tmp_path / "local")
+
+
+def test_a_run_joins_the_cluster_at_the_address(cluster: tuple[dict[str, str], int], tmp_path: Path) -> None:
+    environment, port = cluster
+    command = [sys.executable, "-m", "corpus", "run", "tests.toys.recipe", "--root", str(tmp_path / "joined")]
+    joining = environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+    without = joining | {"HOME": str(tmp_path)}
+    stranger = subprocess.run(command, cwd=HERE, env=without, capture_output=True, text=True, timeout=120)
+    assert stranger.returncode == 1 and "Traceback" not in stranger.stderr
+    assert "wants the head node's: " in stranger.stderr.splitlines()[-1]
+    done = subprocess.run(command, cwd=HERE, env=joining, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    run(recipe(), LocalEngine(tmp_path / "local"))
+    assert contents(tmp_path / "joined") == contents(tmp_path / "local")
