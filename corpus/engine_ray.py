@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,8 +81,8 @@ class RayEngine(Engine):
                     self._watch(running, finished, named)
                     watched = time.monotonic()
         finally:
-            # Ray ends the tasks of a driver that leaves. ray.cancel(force=True) of one that has just ended ends the driver instead
-            # ("Tried to complete task that was not pending", Ray 2.60).
+            # Ray ends the tasks of a driver that leaves. ray.cancel(force=True) of one that has just ended ends the driver
+            # instead ("Tried to complete task that was not pending", Ray 2.60).
             if running:
                 self.close()
 
@@ -159,11 +160,13 @@ class RayEngine(Engine):
 
 
 def import_ray() -> Any:
-    """The module ray. It reads its environment once, when first imported, so that comes before: no reports of usage; a token
-    is shown where the user has one, for which `ray start` then asks. Without one ray.init would write one into the user's
-    home, for which every cluster started later would ask."""
+    """The module ray. A token is shown where the user has one, as `ray start` then asks for it; without one ray.init would
+    write one into the user's home, for which every cluster started later would ask. No reports of usage."""
     token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or TOKEN.is_file()
-    os.environ.setdefault("RAY_AUTH_MODE", "token" if token else "disabled")
+    if not token:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    elif "ray" not in sys.modules:  # it reads this once, when it is imported; set later, only processes it starts would ask
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
