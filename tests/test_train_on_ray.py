@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from corpus.errors import ConfigError
+from corpus.errors import ConfigError, InputError, TrainError
 from tests.test_train_loop import log, quiet, toy
 from train import loop
 from train.config import Layout
@@ -80,3 +80,27 @@ def test_a_cluster_that_is_too_small_says_so(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr("ray.cluster_resources", lambda have=have: have)
         with pytest.raises(ConfigError, match=rf"the layout has 4 ranks and the Ray cluster {seen}; lower dp"):
             launch(toy(tmp_path, layout=Layout(dp=4)), tmp_path, None)
+
+
+def test_what_is_wrong_with_a_run_is_told_as_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rank that met it, where Ray would give its traceback; a bug or a lost rank is told by Ray's whole text."""
+    from ray.train import WorkerGroupError
+
+    monkeypatch.setattr("ray.init", lambda **options: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    failures: dict[int, Exception] = {}
+
+    class Trainer:
+        def __init__(self, *_: object, **more: object) -> None:
+            pass
+
+        def fit(self) -> None:
+            raise WorkerGroupError("Traceback of some rank", failures)
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    failures |= {1: InputError("no token shards at there"), 0: InputError("no token shards at here")}
+    with pytest.raises(InputError, match=r"^no token shards at here$"):
+        launch(toy(tmp_path), tmp_path, None)
+    failures[1] = ZeroDivisionError("a bug")
+    with pytest.raises(TrainError, match=r"a rank on the Ray cluster ended: (?s:.*)Traceback of some rank"):
+        launch(toy(tmp_path), tmp_path, None)

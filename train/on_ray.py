@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.engine_ray import connect, import_ray
-from corpus.errors import ConfigError, TrainError
+from corpus.errors import ConfigError, CorpusError, TrainError
 from train.config import TrainConfig
 
 __all__ = ["launch"]
@@ -50,6 +50,9 @@ def launch(config: TrainConfig, root: Path, stop: int | None) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
+        failures = [failure for _, failure in sorted(getattr(error, "worker_failures", {}).items())]
+        if failures and all(isinstance(failure, CorpusError) for failure in failures):
+            raise failures[0] from None  # what is wrong with the run, told as without Ray
         raise TrainError(f"a rank on the Ray cluster ended: {error.__cause__ or error}") from error
 
 
