@@ -14,8 +14,10 @@ import contextlib
 import dataclasses
 import itertools
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +25,13 @@ import pyarrow.compute as pc
 import xxhash
 
 from corpus.errors import ConfigError, CorruptFile, storage_error
-from corpus.shards import FileRecord, atomic, is_local, record_file
+from corpus.shards import FileRecord, atomic, is_local, record_file, refresh
 
 __all__ = ["Exchanged", "Together", "exchange_file", "partition_of", "partitions_for", "write_exchanged"]
 
 _TAIL = struct.Struct("<QQ8s")  # partitions, xxh3-64 of the schema's bytes, magic
 _MAGIC = b"EXCHANGE"
+_GAP = 1 << 16  # bytes that are cheaper to read than another request to an object store
 
 
 def partitions_for(total_bytes: int, target: int = 128 << 20) -> int:
@@ -92,6 +95,7 @@ class Exchanged:
     folder: Path
     senders: tuple[str, ...]
     partitions: int
+    copy: Path | None = None  # where its files are read instead
 
     @property
     def names(self) -> list[str]:
@@ -99,16 +103,89 @@ class Exchanged:
 
     def table(self, partition: int, columns: list[str] | None = None) -> pa.Table:
         """All rows of a partition; `columns` of them."""
-        tables = [self._rows(sender, partition) for sender in self.senders]
+        tables = list(self._tables(partition))
         if columns is not None:
             tables = [table.select(columns) for table in tables]
         return pa.concat_tables(tables).combine_chunks()
 
-    def _rows(self, sender: str, partition: int) -> pa.Table:
-        path = self.folder / f"{sender}.arrow"
+    @contextlib.contextmanager
+    def nearby(self) -> Iterator[Exchanged]:
+        """The same, for who reads it more than once: where it lies behind a URL, from a copy in TMPDIR that the block has."""
+        if is_local(self.folder):
+            yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="exchange-") as copy:
+            fs = self.folder.fs  # type: ignore[attr-defined]
+            try:
+                fs.get([self._path(s).path for s in self.senders], [f"{copy}/{s}.arrow" for s in self.senders])  # type: ignore[attr-defined]
+            except OSError as error:
+                lost = next((sender for sender in self.senders if not self._path(sender).exists()), self.senders[0])
+                with self._reading(lost):
+                    raise error from None
+            yield dataclasses.replace(self, copy=Path(copy))
+
+    def _path(self, sender: str) -> Path:
+        return self.folder / f"{sender}.arrow"
+
+    def _tables(self, partition: int) -> list[pa.Table]:
+        """In order of sender."""
+        where = self.copy or self.folder
+        if not is_local(where):
+            return self._fetched(partition)
+        tables = []
+        for sender in self.senders:
+            with self._reading(sender), pa.memory_map(str(where / f"{sender}.arrow")) as source:
+                data = source.read_buffer()
+                at = _index_at(data.size, partition, self.partitions)
+                index = _index([data[a:b] for a, b in at], at, self.partitions)
+                tables.append(_table(data[: index.first], data[index.start : index.stop], index, partition))
+        return tables
+
+    def _fetched(self, partition: int) -> list[pa.Table]:
+        """In two rounds, each of all files at once: to answer takes an object store tens of milliseconds."""
+        refresh(self.folder)
+        fs, folder = self.folder.fs, self.folder.path  # type: ignore[attr-defined]
+        with self._reading(self.senders[0]):
+            sizes = {file["name"].rpartition("/")[2]: file["size"] for file in fs.ls(folder, detail=True)}
+        wanted = []
+        for sender in self.senders:
+            with self._reading(sender):
+                if f"{sender}.arrow" not in sizes:
+                    raise FileNotFoundError("no such file")
+                wanted.append(_index_at(sizes[f"{sender}.arrow"], partition, self.partitions))
+        indexes = []
+        for sender, parts, at in zip(self.senders, self._cat(wanted), wanted, strict=True):
+            with self._reading(sender):
+                indexes.append(_index(parts, at, self.partitions))
+        bodies = self._cat([[(0, index.first), (index.start, index.stop)] for index in indexes])
+        tables = []
+        for sender, index, (head, rows) in zip(self.senders, indexes, bodies, strict=True):
+            with self._reading(sender):
+                tables.append(_table(head, rows, index, partition))
+        return tables
+
+    def _cat(self, wanted: list[list[tuple[int, int]]]) -> list[list[pa.Buffer]]:
+        """Ranges of each sender's file, rising; those that lie close together with one request."""
+        spans = [list(_spans(ranges)) for ranges in wanted]
+        flat = [(sender, a, b) for sender, some in zip(self.senders, spans, strict=True) for a, b in some]
+        paths = [self._path(sender).path for sender, _, _ in flat]  # type: ignore[attr-defined]
+        fs = self.folder.fs  # type: ignore[attr-defined]
+        got = fs.cat_ranges(paths, [a for _, a, _ in flat], [b for _, _, b in flat], on_error="return")
+        for (sender, a, b), data in zip(flat, got, strict=True):
+            with self._reading(sender):
+                if isinstance(data, BaseException):
+                    raise data
+                if len(data) != b - a:
+                    raise ValueError(f"{len(data)} bytes at {a}, {b - a} expected")
+        taken = iter(got)
+        bodies = [[(a, pa.py_buffer(next(taken))) for a, _ in some] for some in spans]
+        return [[_part(span, a, b) for a, b in ranges] for ranges, span in zip(wanted, bodies, strict=True)]
+
+    @contextlib.contextmanager
+    def _reading(self, sender: str) -> Iterator[None]:
+        path = self._path(sender)
         try:
-            with _open(path) as source:
-                return _read(source, partition, self.partitions)
+            yield
         except (ValueError, FileNotFoundError, struct.error) as error:  # ArrowInvalid is a ValueError
             raise CorruptFile(
                 f"{path} cannot be read ({error}); it will be made again", path=str(path), folder="exchange", file=path.name
@@ -157,34 +234,65 @@ class Together:
         return self
 
 
-def _open(path: Path) -> pa.NativeFile:
-    return pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(path.open("rb"), mode="r")
+class _Index(NamedTuple):
+    """Where the schema ends, where a partition's rows lie, and both digests."""
+
+    first: int
+    start: int
+    stop: int
+    schema_digest: int
+    digest: int
 
 
-def _read(source: pa.NativeFile, partition: int, partitions: int) -> pa.Table:
-    """The rows of a partition. ValueError where the bytes are not those that were written."""
-
-    def part(start: int, stop: int) -> pa.Buffer:
-        source.seek(start)
-        return source.read_buffer(max(0, stop - start))
-
-    end = source.size() - _TAIL.size
-    seen, schema_digest, magic = _TAIL.unpack(part(max(0, end), end + _TAIL.size))
-    if magic != _MAGIC or seen != partitions:
-        raise ValueError(f"it ends in {magic!r} after {seen} partitions, {_MAGIC!r} after {partitions} expected")
+def _index_at(size: int, partition: int, partitions: int) -> list[tuple[int, int]]:
+    """Where an exchange file of `size` bytes says where a partition is, rising: first bound, its two, its digest, tail."""
+    end = size - _TAIL.size
     digests = end - 8 * partitions
     bounds = digests - 8 * (partitions + 1)
-    first = int(np.frombuffer(part(bounds, bounds + 8), "<u8")[0])
-    start, stop = np.frombuffer(part(bounds + 8 * partition, bounds + 8 * partition + 16), "<u8").tolist()
-    digest = int(np.frombuffer(part(digests + 8 * partition, digests + 8 * partition + 8), "<u8")[0])
-    if not first <= start <= stop <= bounds:
-        raise ValueError(f"partition {partition} lies at {start}-{stop}, inside {first}-{bounds} expected")
-    head, rows = part(0, first), part(start, stop)
-    if _digest(head, 0) != schema_digest or _digest(rows, partition) != digest:
+    if bounds < 0:
+        raise ValueError(f"{size} bytes, more expected for {partitions} partitions")
+    own = bounds + 8 * partition
+    return [(bounds, bounds + 8), (own, own + 16), (digests + 8 * partition, digests + 8 * partition + 8), (end, size)]
+
+
+def _index(parts: list[pa.Buffer], at: list[tuple[int, int]], partitions: int) -> _Index:
+    """What they say. ValueError where the bytes are not those that were written."""
+    seen, schema_digest, magic = _TAIL.unpack(parts[3])
+    if magic != _MAGIC or seen != partitions:
+        raise ValueError(f"it ends in {magic!r} after {seen} partitions, {_MAGIC!r} after {partitions} expected")
+    first, start, stop, digest = np.frombuffer(b"".join(parts[:3]), "<u8").tolist()
+    if not first <= start <= stop <= at[0][0]:
+        raise ValueError(f"its rows lie at {start}-{stop}, inside {first}-{at[0][0]} expected")
+    return _Index(first, start, stop, schema_digest, digest)
+
+
+def _table(head: pa.Buffer, rows: pa.Buffer, index: _Index, partition: int) -> pa.Table:
+    if _digest(head, 0) != index.schema_digest or _digest(rows, partition) != index.digest:
         raise ValueError(f"the checksum of partition {partition} is wrong")
     schema = pa.ipc.read_schema(head)
     messages = pa.ipc.MessageReader.open_stream(rows) if rows.size else ()
     return pa.Table.from_batches([pa.ipc.read_record_batch(message, schema) for message in messages], schema)
+
+
+def _spans(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Fewer ranges that hold all of these, which rise; none where all are empty."""
+    begin = end = -1
+    for a, b in ranges:
+        if a == b:
+            continue
+        if begin >= 0 and a - end > _GAP:
+            yield begin, end
+            begin = -1
+        begin, end = (a if begin < 0 else begin), b
+    if begin >= 0:
+        yield begin, end
+
+
+def _part(spans: list[tuple[int, pa.Buffer]], a: int, b: int) -> pa.Buffer:
+    if a == b:
+        return pa.py_buffer(b"")
+    begin, data = next(span for span in reversed(spans) if span[0] <= a)
+    return data[a - begin : b - begin]
 
 
 def partition_of(keys: pa.Array, partitions: int) -> np.ndarray:

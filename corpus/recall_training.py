@@ -11,6 +11,7 @@ workers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Iterator
@@ -69,6 +70,13 @@ class Samples:
             ids = np.concatenate([np.zeros(0, np.uint32), *(row.flatten().to_numpy() for row in rows)])
             lengths = [np.diff(row.offsets.to_numpy()) for row in rows]
             yield table.column("key").to_numpy(), ids, np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
+
+    @contextlib.contextmanager
+    def nearby(self) -> Iterator[Samples]:
+        """The same, which every fold and every setting reads."""
+        with contextlib.ExitStack() as stack:
+            topic = tuple(stack.enter_context(e.nearby()) for e in self.topic)
+            yield Samples(topic, stack.enter_context(self.other.nearby()))
 
     def _labelled(self) -> list[tuple[Exchanged, int]]:
         return [*((e, 1) for e in self.topic), (self.other, 0)]

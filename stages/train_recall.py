@@ -41,6 +41,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,7 @@ from corpus.recall_training import (
     split_groups,
 )
 from corpus.report import Report
-from corpus.shards import Items, StepShards, atomic, read_array, write_array, write_json
+from corpus.shards import Items, StepShards, atomic, is_local, read_array, write_array, write_json
 from corpus.signals import COLUMNS as SIGNALS
 from corpus.signals import WORDS, with_signals
 from corpus.step import Step
@@ -229,6 +230,11 @@ def settings_for(config: Config, chosen: Chosen) -> list[Setting]:
 
 def train_model(batches: Iterator[Any], out: Path, config: Config, samples: Samples, words: int) -> dict[str, Any]:
     """Rules 3 to 7: doubt, choose, train, calibrate; the record."""
+    with samples.nearby() as near:
+        return _train_model(out, config, near, words)
+
+
+def _train_model(out: Path, config: Config, samples: Samples, words: int) -> dict[str, Any]:
     chosen = choose(samples, config)
     _refuse_nothing(config, chosen)
     chosen = doubt(out, config, samples, chosen, words)
@@ -285,10 +291,10 @@ def _held(out: Path, config: Config, samples: Samples, chosen: Chosen, setting: 
     small = chosen.topic <= _SMALL
     folds = []
     for fold in range(min(int(chosen.fold_N.max()) + 1, _FOLDS) if small else 1):
-        with atomic(out / ".tmp-trial.bin") as temporary:
-            scorer = fit(samples, chosen, fold, setting, words, config.max_tokens, temporary)
+        scratch = out if is_local(out) else None
+        with tempfile.NamedTemporaryFile(dir=scratch, prefix=".tmp-", suffix="-trial.bin") as model:
+            scorer = fit(samples, chosen, fold, setting, words, config.max_tokens, Path(model.name))
         folds.append(logits_of(samples, chosen, (chosen.fold_N == fold) | small, scorer))
-    (out / ".tmp-trial.bin").unlink(missing_ok=True)
     return folds
 
 
