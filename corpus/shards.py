@@ -101,7 +101,8 @@ def atomic(path: Path) -> Iterator[Path]:
     folder = path.parent if local else Path(tempfile.gettempdir())
     where = path if local else folder  # what an error is about
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if local:
+            folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=folder)
         os.close(descriptor)
         temporary = Path(name)
@@ -112,13 +113,29 @@ def atomic(path: Path) -> Iterator[Path]:
                 os.replace(temporary, path)
             else:
                 where = path
-                path.fs.put_file(str(temporary), path.path)  # type: ignore[attr-defined]
+                _upload(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         if (known := storage_error(error, where)) is not None:
             raise known from error
         raise
+
+
+def _upload(temporary: Path, path: Path) -> None:
+    """Folders are made where one is missing: object stores have none, and would be asked three times a file."""
+    put = functools.partial(path.fs.put_file, str(temporary), path.path)  # type: ignore[attr-defined]
+    try:
+        put()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put()
+
+
+def _read_bytes(path: Path) -> bytes:
+    if is_local(path):
+        return path.read_bytes()
+    return bytes(path.fs.cat_file(path.path))  # type: ignore[attr-defined]  # one request; a file that is opened is looked up first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +164,7 @@ def _bytes(path: Path) -> pa.Buffer:
         if path.stat().st_size == 0:
             return pa.py_buffer(b"")  # an empty file cannot be mapped
         return pa.memory_map(str(path)).read_buffer()
-    return pa.py_buffer(path.read_bytes())
+    return pa.py_buffer(_read_bytes(path))
 
 
 def _hash(data: pa.Buffer) -> str:
@@ -226,7 +243,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """What write_json wrote; None where there is no file, CorruptFile where it is damaged."""
     try:
         with _reading(path):
-            data = path.read_bytes()
+            data = _read_bytes(path)
     except FileNotFoundError:
         return None
     try:
