@@ -171,7 +171,8 @@ def _rows(benchmark: Benchmark) -> Iterator[tuple[int, dict[str, Any]]]:
         lines = _unpack(data, where.suffix).split(b"\n")
     except FileNotFoundError:
         if benchmark.required:
-            raise InputError(f"benchmark {benchmark.name} is missing: there is no {where}; {expected}") from None
+            advice = "bring it there or set CORPUS_DATA to the folder of benchmarks/; with required=False a recipe does without"
+            raise InputError(f"benchmark {benchmark.name} is missing: there is no {where}; {expected}: {advice}") from None
         return
     except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
         raise InputError(f"benchmark {benchmark.name}: {where} cannot be read ({error}); {expected}") from error
