@@ -98,14 +98,15 @@ RAY_ADDRESS ?= http://127.0.0.1:8265
 RAY_AUTH_MODE ?= $(if $(RAY_AUTH_TOKEN)$(RAY_AUTH_TOKEN_PATH)$(wildcard $(HOME)/.ray/auth_token),token,disabled)
 JOB_PYTHON  ?= $(abspath $(BIN)/python)
 JOB_ROOT    := $(if $(findstring ://,$(ROOT)),$(ROOT),$(abspath $(ROOT)))
+# What lies under a ROOT inside this folder does not travel; Ray leaves out what git ignores (data/) by itself.
+JOB_SUBMIT   = RAY_ADDRESS=$(RAY_ADDRESS) RAY_AUTH_MODE=$(RAY_AUTH_MODE) $(BIN)/ray job submit --working-dir . \
+	  --runtime-env-json '{"excludes": ["$(patsubst $(CURDIR)/%,/%,$(JOB_ROOT))"]}' --
 submit: $(VENV)/.train
-	RAY_ADDRESS=$(RAY_ADDRESS) RAY_AUTH_MODE=$(RAY_AUTH_MODE) $(BIN)/ray job submit --working-dir . -- \
-	  $(JOB_PYTHON) -m corpus run $(RECIPE) --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
+	$(JOB_SUBMIT) $(JOB_PYTHON) -m corpus run $(RECIPE) --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
 # recipes.sample holds this checkout, whose .git does not travel: SET="data=/path/to/encode_tokens-…" names the shards instead.
 submit-train: $(VENV)/.train
-	RAY_ADDRESS=$(RAY_ADDRESS) RAY_AUTH_MODE=$(RAY_AUTH_MODE) $(BIN)/ray job submit --working-dir . -- \
-	  $(JOB_PYTHON) -m train $(TRAINING) --ray --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
+	$(JOB_SUBMIT) $(JOB_PYTHON) -m train $(TRAINING) --ray --root $(JOB_ROOT) $(foreach s,$(SET),--set $(s))
 
 clean:
 	rm -rf $(VENV)/.train $(VENV)/.dev build *.egg-info

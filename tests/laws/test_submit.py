@@ -110,3 +110,12 @@ def test_a_run_joins_the_cluster_at_the_address(cluster: tuple[dict[str, str], i
     assert done.returncode == 0, done.stderr
     run(recipe(), LocalEngine(tmp_path / "local"))
     assert contents(tmp_path / "joined") == contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize(("root", "left"), [("inside/corpus", "/inside/corpus"), ("/elsewhere/corpus", "/elsewhere/corpus")])
+def test_a_corpus_inside_the_checkout_does_not_travel_with_a_job(root: str, left: str) -> None:
+    """Ray uploads the folder a job is submitted from, up to 100 MB; patterns begin at that folder."""
+    done = subprocess.run(
+        ["make", "-n", "submit", f"ROOT={root}"], cwd=HERE, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert f"""--runtime-env-json '{{"excludes": ["{left}"]}}'""" in done.stdout
