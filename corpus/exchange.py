@@ -4,7 +4,7 @@
 
 The first parts are an Arrow IPC stream (lz4), nothing where a partition has no rows. bounds: P + 1 offsets, where the rows of
 each partition begin. digests: the xxh3-64 of each partition's bytes. A receiver opens every sender's file, reads its own
-two bounds, digest and bytes, and nothing else, so memory is bounded by one partition and the number of files by the number
+two bounds, digest and bytes, and little else, so memory is bounded by one partition and the number of files by the number
 of senders; what it reads it has checked before Arrow sees it.
 """
 
@@ -103,7 +103,7 @@ class Exchanged:
 
     def table(self, partition: int, columns: list[str] | None = None) -> pa.Table:
         """All rows of a partition; `columns` of them."""
-        tables = list(self._tables(partition))
+        tables = self._tables(partition)
         if columns is not None:
             tables = [table.select(columns) for table in tables]
         return pa.concat_tables(tables).combine_chunks()
@@ -142,7 +142,7 @@ class Exchanged:
         return tables
 
     def _fetched(self, partition: int) -> list[pa.Table]:
-        """In two rounds, each of all files at once: to answer takes an object store tens of milliseconds."""
+        """In two rounds, each for all files at once: an answer of an object store takes tens of milliseconds."""
         refresh(self.folder)
         fs, folder = self.folder.fs, self.folder.path  # type: ignore[attr-defined]
         with self._reading(self.senders[0]):
