@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import struct
 import tempfile
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from corpus.errors import ConfigError, CorruptFile, storage_error
-from corpus.shards import FileRecord, atomic, is_local, record_file, refresh
+from corpus.shards import FileRecord, atomic, file_system, is_local, record_file, refresh
 
 __all__ = ["Exchanged", "Together", "exchange_file", "partition_of", "partitions_for", "write_exchanged"]
 
@@ -115,9 +116,9 @@ class Exchanged:
             yield self
             return
         with tempfile.TemporaryDirectory(prefix="exchange-") as copy:
-            fs = self.folder.fs  # type: ignore[attr-defined]
+            fs, folder = file_system(self.folder)
             try:
-                fs.get([self._path(s).path for s in self.senders], [f"{copy}/{s}.arrow" for s in self.senders])  # type: ignore[attr-defined]
+                fs.get([f"{folder}/{s}.arrow" for s in self.senders], [f"{copy}/{s}.arrow" for s in self.senders])
             except OSError as error:
                 lost = next((sender for sender in self.senders if not self._path(sender).exists()), self.senders[0])
                 with self._reading(lost):
@@ -141,18 +142,21 @@ class Exchanged:
                 tables.append(_table(data[: index.first], data[index.start : index.stop], index, partition))
         return tables
 
+    @functools.cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Of the remote files, listed once: there is an Exchanged when they are all written, and another when they are anew."""
+        refresh(self.folder)
+        fs, folder = file_system(self.folder)
+        return {file["name"].rpartition("/")[2]: file["size"] for file in fs.ls(folder, detail=True)}
+
     def _fetched(self, partition: int) -> list[pa.Table]:
         """In two rounds, each for all files at once: an answer of an object store takes tens of milliseconds."""
-        refresh(self.folder)
-        fs, folder = self.folder.fs, self.folder.path  # type: ignore[attr-defined]
-        with self._reading(self.senders[0]):
-            sizes = {file["name"].rpartition("/")[2]: file["size"] for file in fs.ls(folder, detail=True)}
         wanted = []
         for sender in self.senders:
             with self._reading(sender):
-                if f"{sender}.arrow" not in sizes:
+                if (size := self._sizes.get(f"{sender}.arrow")) is None:
                     raise FileNotFoundError("no such file")
-                wanted.append(_index_at(sizes[f"{sender}.arrow"], partition, self.partitions))
+                wanted.append(_index_at(size, partition, self.partitions))
         indexes = []
         for sender, parts, at in zip(self.senders, self._cat(wanted), wanted, strict=True):
             with self._reading(sender):
@@ -168,8 +172,8 @@ class Exchanged:
         """Ranges of each sender's file, rising; those that lie close together with one request."""
         spans = [list(_spans(ranges)) for ranges in wanted]
         flat = [(sender, a, b) for sender, some in zip(self.senders, spans, strict=True) for a, b in some]
-        paths = [self._path(sender).path for sender, _, _ in flat]  # type: ignore[attr-defined]
-        fs = self.folder.fs  # type: ignore[attr-defined]
+        fs, folder = file_system(self.folder)
+        paths = [f"{folder}/{sender}.arrow" for sender, _, _ in flat]
         got = fs.cat_ranges(paths, [a for _, a, _ in flat], [b for _, _, b in flat], on_error="return")
         for (sender, a, b), data in zip(flat, got, strict=True):
             with self._reading(sender):

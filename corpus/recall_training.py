@@ -23,7 +23,6 @@ import pyarrow as pa
 
 from corpus.classifier import Scorer, Setting, collapse, train, write_training
 from corpus.exchange import Exchanged
-from corpus.shards import is_local
 
 __all__ = [
     "Chosen",
@@ -128,8 +127,7 @@ def split_groups(group_N: np.ndarray, folds: int) -> np.ndarray:
 
 def fit(samples: Samples, chosen: Chosen, without: int | None, setting: Setting, words: int, limit: int, model: Path) -> Scorer:
     """Train on `chosen` but the fold `without`, and fold the model; writes `model`. words: ids of the tokenizer."""
-    scratch = model.parent if is_local(model.parent) else None
-    with tempfile.NamedTemporaryFile(dir=scratch, prefix=".tmp-", suffix="-lines") as file:
+    with tempfile.NamedTemporaryFile(dir=model.parent, prefix=".tmp-", suffix="-lines") as file:
         for ids, ends, label in _lines(samples, chosen, without):
             write_training(file, ids, ends, label, limit)
         file.flush()

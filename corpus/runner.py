@@ -25,7 +25,7 @@ from corpus.errors import ConservationError, CorruptFile, StorageError, storage_
 from corpus.lock import hold
 from corpus.plan import INPUTS, Planned, plan, read_record, state_of, upstream_outputs
 from corpus.report import Report
-from corpus.shards import FileRecord, as_path, is_local, open_checked, read_json, record_file, refresh, write_json
+from corpus.shards import FileRecord, as_path, file_system, is_local, open_checked, read_json, record_file, refresh, write_json
 from corpus.step import Ends, Step, canonical, stage_of, upstream, walk
 
 __all__ = ["Planned", "plan", "read_record", "run"]
@@ -166,7 +166,8 @@ def _remove(folder: Path) -> None:
     if is_local(folder):
         shutil.rmtree(folder)
     else:
-        folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
+        fs, name = file_system(folder)
+        fs.rm(name, recursive=True)
 
 
 def _files(out: Path) -> list[FileRecord]:

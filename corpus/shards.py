@@ -43,12 +43,14 @@ __all__ = [
     "as_path",
     "atomic",
     "check_file",
+    "file_system",
     "is_local",
     "last_evidence",
     "read_array",
     "read_json",
     "record_file",
     "refresh",
+    "scratch_of",
     "step_files",
     "touched",
     "write_array",
@@ -84,10 +86,20 @@ def is_local(path: Path) -> bool:
     return getattr(path, "protocol", "") in ("", "file")
 
 
+def file_system(path: Path) -> tuple[Any, str]:
+    """Of a path that is not local: fsspec's file system, and the path's name there."""
+    return path.fs, path.path  # type: ignore[attr-defined]
+
+
+def scratch_of(folder: Path) -> Path:
+    """Where temporary files go whose results belong into `folder`: there, or to TMPDIR where that is remote."""
+    return folder if is_local(folder) else Path(tempfile.gettempdir())
+
+
 def refresh(path: Path) -> None:
     """Forget what was listed below a remote path: other processes, workers among them, have written there since."""
     if not is_local(path):
-        path.fs.invalidate_cache()  # type: ignore[attr-defined]
+        file_system(path)[0].invalidate_cache()
 
 
 @contextlib.contextmanager
@@ -98,7 +110,7 @@ def atomic(path: Path) -> Iterator[Path]:
     No fsync: after a power cut a file may be short, and its checksum then says so and it is rebuilt.
     """
     local = is_local(path)
-    folder = path.parent if local else Path(tempfile.gettempdir())
+    folder = scratch_of(path.parent)
     where = path if local else folder  # what an error is about
     try:
         if local:
@@ -124,18 +136,20 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def _upload(temporary: Path, path: Path) -> None:
     """Folders are made where one is missing: object stores have none, and would be asked three times a file."""
-    put = functools.partial(path.fs.put_file, str(temporary), path.path)  # type: ignore[attr-defined]
+    fs, name = file_system(path)
     try:
-        put()
+        fs.put_file(str(temporary), name)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        put()
+        fs.put_file(str(temporary), name)
 
 
 def _read_bytes(path: Path) -> bytes:
+    """All of a file; of a remote one by one request, where opening it looks it up first."""
     if is_local(path):
         return path.read_bytes()
-    return bytes(path.fs.cat_file(path.path))  # type: ignore[attr-defined]  # one request; a file that is opened is looked up first
+    fs, name = file_system(path)
+    return bytes(fs.cat_file(name))
 
 
 @dataclasses.dataclass(frozen=True)

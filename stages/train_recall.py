@@ -71,7 +71,7 @@ from corpus.recall_training import (
     split_groups,
 )
 from corpus.report import Report
-from corpus.shards import Items, StepShards, atomic, is_local, read_array, write_array, write_json
+from corpus.shards import Items, StepShards, atomic, read_array, scratch_of, write_array, write_json
 from corpus.signals import COLUMNS as SIGNALS
 from corpus.signals import WORDS, with_signals
 from corpus.step import Step
@@ -291,8 +291,7 @@ def _held(out: Path, config: Config, samples: Samples, chosen: Chosen, setting: 
     small = chosen.topic <= _SMALL
     folds = []
     for fold in range(min(int(chosen.fold_N.max()) + 1, _FOLDS) if small else 1):
-        scratch = out if is_local(out) else None
-        with tempfile.NamedTemporaryFile(dir=scratch, prefix=".tmp-", suffix="-trial.bin") as model:
+        with tempfile.NamedTemporaryFile(dir=scratch_of(out), prefix=".tmp-", suffix="-trial.bin") as model:
             scorer = fit(samples, chosen, fold, setting, words, config.max_tokens, Path(model.name))
         folds.append(logits_of(samples, chosen, (chosen.fold_N == fold) | small, scorer))
     return folds

@@ -29,8 +29,7 @@ def launch(config: TrainConfig, root: Path, stop: int | None) -> None:
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    address = os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    if address := os.environ.get("RAY_ADDRESS"):
         connect(address, ignore_reinit_error=True)
     else:
         ray.init(ignore_reinit_error=True)

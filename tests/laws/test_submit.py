@@ -1,7 +1,7 @@
 """`make submit` and RAY_ADDRESS: a recipe on a running cluster, its progress in the job's log, its bytes those of a local run.
 
-The cluster asks for a token, as one that `ray start` starts does where the user has one; that no token works, too, is what
-tests/laws/test_ray.py and every private cluster show on a machine without."""
+`ray start` asks for a token where the user has one, and for none where there is none.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def free_port() -> int:
     raise RuntimeError("no free port")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[dict[str, str], int]]:
-    """A user's environment, whose home has the token, and the port of a one-node cluster, which ends with the test; its
+@pytest.fixture(scope="module", params=["a token", "no token"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, str], int]]:
+    """A user's environment, whose home may have a token, and the port of a one-node cluster, which ends with the test; its
     dashboard's is 20 above."""
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets lie under it, and their paths are limited
         gcs = free_port()
@@ -57,8 +57,9 @@ def cluster() -> Iterator[tuple[dict[str, str], int]]:
         ]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         environment["HOME"] = folder
-        Path(folder, ".ray").mkdir()
-        Path(folder, ".ray", "auth_token").write_text(TOKEN)
+        if request.param == "a token":
+            Path(folder, ".ray").mkdir()
+            Path(folder, ".ray", "auth_token").write_text(TOKEN)
         head = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -102,14 +103,16 @@ def test_a_run_joins_the_cluster_at_the_address(cluster: tuple[dict[str, str], i
     environment, port = cluster
     command = [sys.executable, "-m", "corpus", "run", "tests.toys.recipe", "--root", str(tmp_path / "joined")]
     joining = environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
-    without = joining | {"HOME": str(tmp_path)}
-    stranger = subprocess.run(command, cwd=HERE, env=without, capture_output=True, text=True, timeout=120)
-    assert stranger.returncode == 1 and "Traceback" not in stranger.stderr
-    assert "wants the head node's: " in stranger.stderr.splitlines()[-1]
+    if asks := Path(environment["HOME"], ".ray").exists():
+        without = joining | {"HOME": str(tmp_path)}
+        stranger = subprocess.run(command, cwd=HERE, env=without, capture_output=True, text=True, timeout=120)
+        assert stranger.returncode == 1 and "Traceback" not in stranger.stderr
+        assert "wants the head node's: " in stranger.stderr.splitlines()[-1]
     done = subprocess.run(command, cwd=HERE, env=joining, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     run(recipe(), LocalEngine(tmp_path / "local"))
     assert contents(tmp_path / "joined") == contents(tmp_path / "local")
+    assert Path(environment["HOME"], ".ray").exists() == asks and not (tmp_path / ".ray").exists()  # no token was made
 
 
 @pytest.mark.parametrize(("root", "left"), [("inside/corpus", "/inside/corpus"), ("/elsewhere/corpus", "/elsewhere/corpus")])
